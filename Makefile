@@ -1,0 +1,76 @@
+# Everything a fresh machine needs beyond Python 3.11, Java 11 or 17 and Maven is set up here.
+# `make help` lists the targets.
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := build/uv/bin/uv
+JAR := build/flink-aws-connectors.jar
+MODEL := build/model/metrics.json
+OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate $(RATE)) \
+	$(if $(LIMIT),--limit $(LIMIT)) $(if $(DURATION),--duration $(DURATION)) \
+	$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup lock lint typecheck test run cluster submit stop clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: build/.setup $(JAR) ## virtual environment and connector jar (implied by the others)
+
+lint: build/.setup ## ruff: style, imports, docstrings, format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+typecheck: build/.setup ## mypy, strict where PyFlink is not involved
+	$(BIN)/mypy
+
+test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
+	$(BIN)/python -m pytest $(PYTEST)
+
+run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b)
+	@$(BIN)/python -m deploy.local run $(OPTIONS)
+
+cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; they stay
+	@$(BIN)/python -m deploy.local cluster
+
+submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
+	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs $(JOBS))
+
+stop: build/.setup ## end that cluster
+	@$(BIN)/python -m deploy.local stop
+
+lock: $(UV) ## compile requirements.lock anew from pyproject.toml
+	$(UV) pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
+		--upgrade --custom-compile-command "make lock" --quiet --output-file requirements.lock
+
+clean: ## remove everything that was built or installed
+	rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV):
+	@deploy/local/check-tools.sh $(PYTHON)
+	@echo "installing uv $(UV_VERSION)"
+	@$(PYTHON) -m venv build/uv
+	@build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+build/.setup: requirements.lock $(UV)
+	@deploy/local/check-tools.sh $(PYTHON)
+	@echo "installing the locked packages into $(VENV)"
+	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@touch $@
+
+$(JAR): deploy/pom.xml
+	@deploy/local/check-tools.sh $(PYTHON)
+	@echo "building the connector jar with Maven"
+	@mkdir -p build
+	@mvn --quiet --batch-mode --file deploy/pom.xml package >build/maven.log 2>&1 || \
+		{ tail -n 20 build/maven.log >&2; echo "Maven failed: see build/maven.log" >&2; exit 1; }
+
+$(MODEL): deploy/model/train.py deploy/local/generator.py deploy/local/texts.py build/.setup
+	@$(BIN)/python -m deploy.model.train --output build/model

@@ -1,0 +1,111 @@
+"""Job `review_scoring`: each review gets the star rating that a model predicts for it.
+
+Input: the Kinesis stream `reviews`, as raw bytes.
+Output: `scored-reviews` (Kinesis) and the same through Firehose to S3; `dead-letters` (Kinesis) for
+every record that is no review (stage `parse`) or got no prediction (stage `score`); the raw records
+through Firehose to S3, but for oversize ones.
+Key: the source_id (stream, shard, sequence number) of the `reviews` record, carried along.
+Time attribute: none here; `event_time` is the record's own or else its arrival time.
+Guarantee: at least once into every sink, repeats only after a failure and with the same source_id.
+Every record of `reviews` ends in exactly one of `scored-reviews` and `dead-letters`. An endpoint
+that stays away fails the job, which restarts and reads the same records again.
+"""
+
+from pyflink.table import StatementSet, TableEnvironment
+
+from flink_jobs import streams
+from flink_jobs.config import ReviewScoringConfig
+from udfs.core.parsing import ParseReason
+from udfs.dead_letters import digest_payload
+from udfs.parsing import parse_review
+from udfs.scoring import score_review
+
+
+def build(t_env: TableEnvironment, config: ReviewScoringConfig) -> StatementSet:
+    """Return the job as one statement set, not yet submitted."""
+    t_env.create_temporary_system_function(
+        "parse_review", parse_review(config.reviews.parsing_options())
+    )
+    t_env.create_temporary_system_function(
+        "score_review",
+        score_review(
+            config.endpoint.endpoint_options(config.aws.region), config.endpoint.scoring_options()
+        ),
+    )
+    t_env.create_temporary_system_function("digest_payload", digest_payload())
+    for table in (
+        streams.reviews_source(config.aws, config.reviews),
+        streams.scored_reviews_sink(config.aws, config.scored_reviews),
+        streams.dead_letters_sink(config.aws, config.dead_letters),
+        streams.json_lines_delivery("raw_archive", config.aws, config.raw_archive),
+        streams.json_lines_delivery("scored_archive", config.aws, config.scored_archive),
+    ):
+        t_env.execute_sql(table.ddl)
+    create_views(t_env, config.reviews.stream)
+    return inserts(t_env)
+
+
+def create_views(t_env: TableEnvironment, stream: str) -> None:
+    """Define the transform from the table `reviews` to rows of the sinks.
+
+    Views: `parsed_reviews` and `scored` (every parsed or valid record, with its outcome as a ROW),
+    `raw_rows`, `scored_rows` and `dead_rows` in the sinks' columns.
+    """
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW parsed_reviews AS
+        SELECT '{stream}' AS source_stream, source_shard, source_sequence_number, arrival_time,
+               payload, parse_review(payload, arrival_time) AS review
+        FROM reviews""")
+    t_env.execute_sql("""
+        CREATE TEMPORARY VIEW scored AS
+        SELECT source_stream, source_shard, source_sequence_number, arrival_time, payload, review,
+               score_review(review.review_body) AS prediction
+        FROM parsed_reviews WHERE review.reason IS NULL""")
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW raw_rows AS
+        SELECT {streams.names(streams.RAW_RECORD)} FROM parsed_reviews
+        WHERE review.reason IS DISTINCT FROM '{ParseReason.OVERSIZE}'""")
+    t_env.execute_sql("""
+        CREATE TEMPORARY VIEW scored_rows AS
+        SELECT source_stream, source_shard, source_sequence_number,
+               review.review_id AS review_id, prediction.star_rating AS star_rating,
+               review.product_category AS product_category, review.review_body AS review_body,
+               prediction.model_variant AS model_variant,
+               CAST(NULL AS BIGINT) AS policy_version,
+               CAST(NULL AS ARRAY<DOUBLE>) AS context,
+               CAST(NULL AS MAP<STRING, DOUBLE>) AS propensities,
+               CAST(NULL AS STRING) AS decision_id,
+               prediction.inference_id AS inference_id, prediction.inference_row AS inference_row,
+               TO_TIMESTAMP_LTZ(review.event_time_ms, 3) AS event_time,
+               TO_TIMESTAMP_LTZ(prediction.scored_at_ms, 3) AS scored_at
+        FROM scored WHERE prediction.reason IS NULL""")
+    t_env.execute_sql("""
+        CREATE TEMPORARY VIEW dead_rows AS
+        SELECT source_stream, source_shard, source_sequence_number, stage, reason, message,
+               attempts, review_id, arrival_time, kept.payload AS payload,
+               kept.payload_sha256 AS payload_sha256, kept.payload_bytes AS payload_bytes
+        FROM (
+            SELECT *, digest_payload(payload) AS kept FROM (
+                SELECT source_stream, source_shard, source_sequence_number, 'parse' AS stage,
+                       review.reason AS reason, review.message AS message,
+                       CAST(1 AS INT) AS attempts, review.review_id AS review_id, arrival_time,
+                       payload
+                FROM parsed_reviews WHERE review.reason IS NOT NULL
+                UNION ALL
+                SELECT source_stream, source_shard, source_sequence_number, 'score' AS stage,
+                       prediction.reason AS reason, prediction.message AS message,
+                       prediction.attempts AS attempts, review.review_id AS review_id,
+                       arrival_time, payload
+                FROM scored WHERE prediction.reason IS NOT NULL))""")
+
+
+def inserts(t_env: TableEnvironment) -> StatementSet:
+    """Connect the views to the sinks of their names."""
+    statements = t_env.create_statement_set()
+    statements.add_insert_sql("INSERT INTO scored_reviews SELECT * FROM scored_rows")
+    statements.add_insert_sql("INSERT INTO dead_letters SELECT * FROM dead_rows")
+    raw_line = streams.json_line(streams.RAW_RECORD)
+    statements.add_insert_sql(f"INSERT INTO raw_archive SELECT {raw_line} FROM raw_rows")
+    scored_line = streams.json_line(streams.SCORED_REVIEW)
+    statements.add_insert_sql(f"INSERT INTO scored_archive SELECT {scored_line} FROM scored_rows")
+    return statements

@@ -1,0 +1,187 @@
+"""Every table over a stream: schema, and every connector option there is.
+
+To change a connector or one of its options, change this module. Connector documentation: Apache
+Flink, "Amazon Kinesis Data Streams SQL" and "Amazon Kinesis Data Firehose SQL".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from flink_jobs.config import AwsConfig, DeliveryConfig, ReviewsConfig, StreamConfig
+
+Columns = Sequence[tuple[str, str]]
+"""Names and SQL types, in order."""
+
+SOURCE_ID: Columns = (
+    ("source_stream", "STRING"),
+    ("source_shard", "STRING"),
+    ("source_sequence_number", "STRING"),
+)
+"""Identity of a record: of the `reviews` record that everything else descends from."""
+
+SCORED_REVIEW: Columns = (
+    *SOURCE_ID,
+    ("review_id", "STRING"),
+    ("star_rating", "INT"),
+    ("product_category", "STRING"),
+    ("review_body", "STRING"),
+    ("model_variant", "STRING"),
+    ("policy_version", "BIGINT"),
+    ("context", "ARRAY<DOUBLE>"),
+    ("propensities", "MAP<STRING, DOUBLE>"),
+    ("decision_id", "STRING"),
+    ("inference_id", "STRING"),
+    ("inference_row", "INT"),
+    ("event_time", "TIMESTAMP_LTZ(3)"),
+    ("scored_at", "TIMESTAMP_LTZ(3)"),
+)
+
+DEAD_LETTER: Columns = (
+    *SOURCE_ID,
+    ("stage", "STRING"),
+    ("reason", "STRING"),
+    ("message", "STRING"),
+    ("attempts", "INT"),
+    ("review_id", "STRING"),
+    ("arrival_time", "TIMESTAMP_LTZ(3)"),
+    ("payload", "BYTES"),
+    ("payload_sha256", "STRING"),
+    ("payload_bytes", "INT"),
+)
+
+RAW_RECORD: Columns = (
+    *SOURCE_ID,
+    ("arrival_time", "TIMESTAMP_LTZ(3)"),
+    ("payload", "BYTES"),
+)
+
+_JSON = {"format": "json", "json.timestamp-format.standard": "ISO-8601"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table over a stream: its name and the statement that creates it."""
+
+    name: str
+    ddl: str
+
+
+def reviews_source(aws: AwsConfig, reviews: ReviewsConfig) -> Table:
+    """Return the table `reviews`: raw bytes, arrival time, shard and sequence number."""
+    return _table(
+        "reviews",
+        (
+            ("payload", "BYTES"),
+            ("arrival_time", "TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp' VIRTUAL"),
+            ("source_shard", "STRING NOT NULL METADATA FROM 'shard-id' VIRTUAL"),
+            (
+                "source_sequence_number",
+                "STRING NOT NULL METADATA FROM 'sequence-number' VIRTUAL",
+            ),
+        ),
+        {
+            "connector": "kinesis",
+            "stream": reviews.stream,
+            "scan.stream.initpos": reviews.initial_position,
+            # A shard allows five reads a second, of all its readers.
+            "scan.shard.getrecords.intervalmillis": "200",
+            "scan.shard.getrecords.maxrecordcount": "10000",
+            "format": "raw",
+            **_source_aws(aws),
+        },
+    )
+
+
+def scored_reviews_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
+    """Return the table `scored_reviews`: JSON, partitioned by review id."""
+    return _kinesis_sink("scored_reviews", SCORED_REVIEW, aws, sink, "review_id")
+
+
+def dead_letters_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
+    """Return the table `dead_letters`: JSON (payload in base64), partitioned at random."""
+    return _kinesis_sink("dead_letters", DEAD_LETTER, aws, sink)
+
+
+def json_lines_delivery(name: str, aws: AwsConfig, sink: DeliveryConfig) -> Table:
+    """Return a table of one column `line`, delivered as it is by Firehose.
+
+    Firehose puts records one behind the other, so each must end in its own line break: see
+    `json_line`.
+    """
+    return _table(
+        name,
+        (("line", "STRING"),),
+        {
+            "connector": "firehose",
+            "delivery-stream": sink.delivery_stream,
+            "sink.flush-buffer.timeout": "1000",
+            "format": "raw",
+            **_sink_aws(aws),
+        },
+    )
+
+
+def json_line(columns: Columns) -> str:
+    r"""Return the SQL expression of a row as one line of JSON; BYTES become base64.
+
+    >>> json_line((("a", "INT"), ("b", "STRING")))
+    "JSON_OBJECT(KEY 'a' VALUE a, KEY 'b' VALUE b NULL ON NULL) || CHR(10)"
+    """
+    pairs = ", ".join(f"KEY '{name}' VALUE {name}" for name, _ in columns)
+    return f"JSON_OBJECT({pairs} NULL ON NULL) || CHR(10)"
+
+
+def names(columns: Columns) -> str:
+    """Return the column names, separated by commas."""
+    return ", ".join(name for name, _ in columns)
+
+
+def _kinesis_sink(
+    name: str, columns: Columns, aws: AwsConfig, sink: StreamConfig, partition_key: str = ""
+) -> Table:
+    return _table(
+        name,
+        columns,
+        {
+            "connector": "kinesis",
+            "stream": sink.stream,
+            # Half a second of waiting in the last operator, not the default five.
+            "sink.flush-buffer.timeout": "500",
+            **_JSON,
+            **_sink_aws(aws),
+        },
+        partition_key,
+    )
+
+
+def _source_aws(aws: AwsConfig) -> dict[str, str]:
+    options = {"aws.region": aws.region, "aws.credentials.provider": "AUTO"}
+    if aws.endpoint_url is not None:
+        options["aws.endpoint"] = aws.endpoint_url
+    return options
+
+
+def _sink_aws(aws: AwsConfig) -> dict[str, str]:
+    options = _source_aws(aws)
+    if aws.endpoint_url is not None:
+        # Stand-ins for AWS speak neither HTTP/2 nor with a certificate that anyone signed.
+        options["sink.http-client.protocol.version"] = "HTTP1_1"
+        options["aws.trust.all.certificates"] = "true"
+    return options
+
+
+def _table(
+    name: str, columns: Columns, options: Mapping[str, str], partition_key: str = ""
+) -> Table:
+    schema = ",\n  ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
+    partitioned = f" PARTITIONED BY (`{partition_key}`)" if partition_key else ""
+    settings = ",\n  ".join(f"{_literal(key)} = {_literal(options[key])}" for key in options)
+    return Table(
+        name,
+        f"CREATE TEMPORARY TABLE `{name}` (\n  {schema}\n){partitioned} WITH (\n  {settings}\n)",
+    )
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("'", "''")
+    return f"'{escaped}'"

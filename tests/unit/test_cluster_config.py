@@ -1,0 +1,199 @@
+import io
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from deploy.local.cluster import FlinkCluster, cluster_config, flink_home, readable
+from deploy.local.emulator import local_environment
+from deploy.local.process import Child
+from deploy.local.stack import (
+    NoStackError,
+    Stack,
+    StackInfo,
+    StackOptions,
+    attach,
+    read_properties,
+    stop_detached,
+    write_properties,
+)
+
+CONFIG = cluster_config(
+    Path("/run"), rest_port=8082, rpc_port=6124, slots=4, heartbeat_timeout_s=20
+)
+
+
+def test_the_shipped_java_options_are_kept() -> None:
+    shipped = YAML(typ="safe").load(flink_home() / "conf" / "config.yaml")
+    options = shipped["env"]["java"]["opts"]["all"]
+    assert "--add-opens=java.base/java.lang=ALL-UNNAMED" in options
+    assert str(CONFIG["env.java.opts.all"]).startswith(options)
+
+
+def test_every_server_is_bound_to_loopback() -> None:
+    addresses = {key: value for key, value in CONFIG.items() if key.endswith(("host", "address"))}
+    assert set(addresses) == {
+        "rest.address",
+        "rest.bind-address",
+        "jobmanager.rpc.address",
+        "jobmanager.bind-host",
+        "taskmanager.host",
+        "taskmanager.bind-host",
+    }
+    assert set(addresses.values()) == {"127.0.0.1"}
+
+
+def test_everything_written_is_below_the_run_directory() -> None:
+    paths = [value for key, value in CONFIG.items() if key.endswith(("dir", "dirs", "log.path"))]
+    assert len(paths) == 4
+    assert all(str(path).removeprefix("file://").startswith("/run/") for path in paths)
+
+
+def test_heartbeats_fit_into_their_timeout() -> None:
+    assert (CONFIG["heartbeat.interval"], CONFIG["heartbeat.timeout"]) == (5000, 20000)
+
+
+def test_overrides_come_last() -> None:
+    config = cluster_config(
+        Path("/run"),
+        rest_port=1,
+        rpc_port=2,
+        slots=3,
+        heartbeat_timeout_s=4,
+        overrides={"rest.port": 5, "pipeline.name": "mine"},
+    )
+    assert (config["rest.port"], config["pipeline.name"]) == (5, "mine")
+
+
+def test_the_file_has_one_key_a_line_for_flinks_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flink = FlinkCluster(tmp_path, overrides={"pipeline.name": "a: #b"})
+    monkeypatch.setattr(Child, "start", lambda self: None)
+    flink.start()
+    text = (tmp_path / "conf" / "config.yaml").read_text()
+    written = YAML(typ="safe").load(io.StringIO(text))
+    assert [line.split(":", 1)[0] for line in text.splitlines()] == list(written)
+    assert written["pipeline.name"] == "a: #b"
+    assert str(written["rest.port"]) == flink.rest_url.rsplit(":", 1)[1]
+
+
+def test_a_path_with_blanks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="blanks"):
+        FlinkCluster(tmp_path / "my run")
+
+
+def test_the_command_line_can_be_pasted(tmp_path: Path) -> None:
+    line = FlinkCluster(tmp_path).command_line(
+        entry=Path("deploy/main.py"),
+        properties=Path("p q.json"),
+        jarfile=Path("build/c.jar"),
+        pyfiles=Path("build/python.zip"),
+    )
+    assert line.startswith(f"FLINK_CONF_DIR={tmp_path / 'conf'} AWS_ACCESS_KEY_ID=local ")
+    assert line.endswith(
+        "/bin/flink run -d --python deploy/main.py --pyFiles build/python.zip"
+        " --jarfile build/c.jar --properties 'p q.json'"
+    )
+
+
+def test_no_aws_setting_of_the_user_reaches_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, "the user's")
+    environment = local_environment("eu-west-1")
+    assert "the user's" not in environment.values()
+    assert environment["AWS_ACCESS_KEY_ID"] == "local"
+    assert environment["AWS_REGION"] == environment["AWS_DEFAULT_REGION"] == "eu-west-1"
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_a_failed_client_is_readable() -> None:
+    output = """\
+2 problems with the properties:
+  aws.region is missing
+org.apache.flink.client.program.ProgramAbortException: java.lang.RuntimeException: Python process exits with code: 1
+\tat org.apache.flink.client.python.PythonDriver.main(PythonDriver.java:134)
+\t... 12 more
+Caused by: java.lang.RuntimeException: Python process exits with code: 1
+\tat org.apache.flink.client.python.PythonDriver.main(PythonDriver.java:126)
+"""  # noqa: E501
+    assert readable(output) == "2 problems with the properties:\n  aws.region is missing"
+
+
+texts = st.text(max_size=20)
+groups = st.dictionaries(texts, st.dictionaries(texts, texts, max_size=4), max_size=4)
+
+
+@given(properties=groups)
+def test_properties_survive_the_file(
+    tmp_path_factory: pytest.TempPathFactory, properties: dict[str, dict[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("properties") / "p.json"
+    write_properties(path, properties)
+    assert read_properties(path) == properties
+
+
+@pytest.mark.parametrize("text", ["", "{}x", "[1]", '[{"PropertyGroupId": "aws"}]', "7"])
+def test_a_file_of_another_shape_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"p\.json is no runtime properties file"):
+        read_properties(path)
+
+
+def test_a_jobs_properties_are_the_sample_with_addresses_then_overrides(tmp_path: Path) -> None:
+    sample = tmp_path / "sample.json"
+    write_properties(
+        sample,
+        {
+            "application": {"job": "other"},
+            "aws": {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:1"},
+            "endpoint": {"name": "reviews", "endpoint_url": "http://127.0.0.1:2"},
+            "reviews": {"stream": "reviews", "format": "json"},
+        },
+    )
+    info = StackInfo(
+        pid=1,
+        run_dir=tmp_path / "run",
+        properties=sample,
+        region="us-east-1",
+        emulator_url="http://127.0.0.1:3",
+        endpoint_url="http://127.0.0.1:4",
+        web_ui_url="http://127.0.0.1:5",
+    )
+    path = info.properties_for("review_scoring", {"reviews": {"format": "tsv"}, "new": {"a": "b"}})
+    assert path == tmp_path / "run" / "properties" / "review_scoring.json"
+    assert read_properties(path) == {
+        "application": {"job": "review_scoring"},
+        "aws": {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:3"},
+        "endpoint": {"name": "reviews", "endpoint_url": "http://127.0.0.1:4"},
+        "reviews": {"stream": "reviews", "format": "tsv"},
+        "new": {"a": "b"},
+    }
+
+
+def test_a_stack_without_a_model_starts_nothing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model in"):
+        Stack(tmp_path / "run", StackOptions(tmp_path / "model", tmp_path / "p.json"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stack_file_of_another_process_is_not_believed(tmp_path: Path) -> None:
+    info = {
+        "pid": os.getpid(),
+        "run_dir": str(tmp_path),
+        "properties": "p.json",
+        "region": "us-east-1",
+        "emulator_url": "",
+        "endpoint_url": "",
+        "web_ui_url": "",
+    }
+    (tmp_path / "stack.json").write_text(json.dumps(info))
+    with pytest.raises(NoStackError, match="no cluster runs in"):
+        attach(tmp_path)
+    assert stop_detached(tmp_path) is False  # and this process is still here
+    assert not (tmp_path / "stack.json").exists()

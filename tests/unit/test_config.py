@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from flink_jobs.config import ConfigError, ReviewScoringConfig, load_config
+
+SAMPLE = Path("deploy/runtime_properties.json")
+
+
+def groups() -> dict[str, dict[str, object]]:
+    return {
+        entry["PropertyGroupId"]: entry["PropertyMap"] for entry in json.loads(SAMPLE.read_text())
+    }
+
+
+def write(path: Path, properties: dict[str, dict[str, object]]) -> Path:
+    document = [{"PropertyGroupId": name, "PropertyMap": properties[name]} for name in properties]
+    path.write_text(json.dumps(document))
+    return path
+
+
+def problems(path: Path) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert str(path) in str(raised.value)
+    return raised.value.problems
+
+
+def test_the_local_sample_is_valid() -> None:
+    config = load_config(SAMPLE)
+    assert isinstance(config, ReviewScoringConfig)
+    assert config.reviews.parsing_options().max_body_bytes == 262_144
+    assert config.endpoint.endpoint_options("eu-west-1").region == "eu-west-1"
+    assert config.endpoint.scoring_options().deadline_s == 120.0
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    properties = groups()
+    del properties["dead_letters"]
+    properties["endpiont"] = properties.pop("endpoint")
+    properties["reviews"]["strem"] = properties["reviews"].pop("stream")
+    properties["reviews"]["max_body_bytes"] = "many"
+    properties["reviews"]["format"] = "xml"
+    properties["scored_reviews"]["stream"] = 7
+    properties["aws"]["region"] = " "
+    found = "\n".join(problems(write(tmp_path / "properties.json", properties)))
+    for expected in (
+        "group 'dead_letters' is missing; review_scoring needs it",
+        "dead_letters.stream is missing",
+        "group 'endpiont' is unknown; did you mean 'endpoint'?",
+        "group 'endpoint' is missing",
+        "endpoint.name is missing",
+        "reviews.strem is unknown; did you mean 'stream'?",
+        "reviews.stream is missing",
+        "reviews.max_body_bytes = 'many': input should be a valid integer",
+        "reviews.format = 'xml': input should be 'json' or 'tsv'",
+        "scored_reviews.stream is a JSON int; the service gives all values as strings",
+        "aws.region = ' ': string should have at least 1 character",
+    ):
+        assert expected in found
+
+
+def test_values_that_do_not_fit_each_other(tmp_path: Path) -> None:
+    properties = groups()
+    properties["application"]["checkpoint_timeout_s"] = "100"
+    properties["endpoint"]["deadline_s"] = "60"
+    properties["endpoint"]["attempt_timeout_s"] = "60"
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert len(found) == 2
+    assert "endpoint.attempt_timeout_s = 60.0: must be below" in found[0]
+    assert "at most half of application.checkpoint_timeout_s = 100" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "not JSON"),
+        ("{}", "not a JSON list"),
+        ("[]", "group 'application' is missing"),
+        ('[{"PropertyGroupId": "aws"}]', "entry 0 is not"),
+        (
+            '[{"PropertyGroupId": "aws", "PropertyMap": {"region": "a"}},'
+            ' {"PropertyGroupId": "aws", "PropertyMap": {}}]',
+            "group 'aws' stands twice",
+        ),
+    ],
+)
+def test_a_file_of_another_shape(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "properties.json"
+    path.write_text(text)
+    assert expected in "\n".join(problems(path))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert problems(tmp_path / "none.json") == [
+        "the file cannot be read: No such file or directory"
+    ]
+
+
+def test_an_unknown_job_names_the_known_ones(tmp_path: Path) -> None:
+    properties = groups()
+    properties["application"]["job"] = "review_scorign"
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert found == ["application.job = 'review_scorign': input should be 'review_scoring'"]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", ""])
+def test_times_are_finite_and_positive(tmp_path: Path, value: str) -> None:
+    properties = groups()
+    properties["endpoint"]["deadline_s"] = value
+    assert "endpoint.deadline_s" in problems(write(tmp_path / "properties.json", properties))[0]

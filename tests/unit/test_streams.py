@@ -1,0 +1,50 @@
+import re
+
+import pytest
+
+from flink_jobs import streams
+from flink_jobs.config import AwsConfig, DeliveryConfig, ReviewsConfig, StreamConfig
+
+LAPTOP = AwsConfig(region="us-east-1", endpoint_url="http://127.0.0.1:5000")
+AWS = AwsConfig(region="us-east-1")
+
+
+def options(table: streams.Table) -> dict[str, str]:
+    return dict(re.findall(r"'([^']+)' = '([^']*)'", table.ddl))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        streams.reviews_source(AWS, ReviewsConfig(stream="reviews")),
+        streams.scored_reviews_sink(AWS, StreamConfig(stream="scored-reviews")),
+        streams.json_lines_delivery("raw", AWS, DeliveryConfig(delivery_stream="raw")),
+    ],
+    ids=lambda table: table.name,
+)
+def test_on_aws_nothing_of_the_stand_in_is_left(table: streams.Table) -> None:
+    given = options(table)
+    assert given["aws.region"] == "us-east-1"
+    assert given["aws.credentials.provider"] == "AUTO"
+    assert "aws.endpoint" not in given
+    assert "aws.trust.all.certificates" not in given
+    assert "sink.http-client.protocol.version" not in given
+
+
+def test_on_the_laptop_sinks_speak_http_1_1() -> None:
+    given = options(streams.scored_reviews_sink(LAPTOP, StreamConfig(stream="scored-reviews")))
+    assert given["aws.endpoint"] == "http://127.0.0.1:5000"
+    assert given["sink.http-client.protocol.version"] == "HTTP1_1"
+
+
+def test_scored_reviews_are_partitioned_by_review_id() -> None:
+    ddl = streams.scored_reviews_sink(AWS, StreamConfig(stream="scored-reviews")).ddl
+    assert "PARTITIONED BY (`review_id`)" in ddl
+    assert "PARTITIONED" not in streams.dead_letters_sink(AWS, StreamConfig(stream="d")).ddl
+
+
+def test_the_source_reads_raw_bytes_with_identity_and_arrival() -> None:
+    table = streams.reviews_source(AWS, ReviewsConfig(stream="reviews"))
+    assert options(table)["format"] == "raw"
+    for metadata in ("timestamp", "shard-id", "sequence-number"):
+        assert f"METADATA FROM '{metadata}' VIRTUAL" in table.ddl

@@ -1,0 +1,292 @@
+"""Raw bytes to a review, or to the reason why they are none.
+
+The parser decides alone what a review is; it never raises for a record, so that a bad one can be
+kept and explained instead of stopping the stream.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal, NoReturn
+
+MAX_KEY_BYTES = 256
+"""Longest review id or category, in bytes of UTF-8: both serve as Kinesis partition keys."""
+
+ReviewFormat = Literal["json", "tsv"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_ISO_DATE_TIME = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
+# The most that one character takes in the JSON of the sinks: \u0001.
+_MAX_JSON_BYTES_PER_CHARACTER = 6
+
+
+class ParseReason(StrEnum):
+    """Why a record is not a review: the `reason` of its dead letter."""
+
+    INVALID_UTF8 = "invalid_utf8"
+    NOT_JSON = "not_json"
+    NOT_OBJECT = "not_object"
+    WRONG_COLUMNS = "wrong_columns"
+    MISSING_FIELD = "missing_field"
+    WRONG_TYPE = "wrong_type"
+    KEY_TOO_LONG = "key_too_long"
+    KEY_NOT_PRINTABLE = "key_not_printable"
+    EMPTY_BODY = "empty_body"
+    OVERSIZE = "oversize"
+    BAD_EVENT_TIME = "bad_event_time"
+    EVENT_TIME_TOO_OLD = "event_time_too_old"
+    EVENT_TIME_IN_FUTURE = "event_time_in_future"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsingOptions:
+    """What counts as a review.
+
+    Attributes
+    ----------
+    format
+        `json`: one object a record; `tsv`: one line `review_id, product_category, review_body`.
+    max_body_bytes
+        Bound of the raw record, and of the body as JSON encodes it (a control character takes
+        six bytes there), so that no output record can exceed its sink's limit.
+    max_event_age_s, max_event_lead_s
+        How far an event time may lie before and after the arrival time, in seconds. The lead
+        bounds by how much one record's wrong clock can push the watermark.
+    """
+
+    format: ReviewFormat = "json"
+    max_body_bytes: int = 256 * 1024
+    max_event_age_s: float = 86_400.0
+    max_event_lead_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A record that is a review. `event_time_ms` counts from the epoch."""
+
+    review_id: str
+    product_category: str
+    review_body: str
+    event_time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that is none: a reason code, a sentence, and its review id where that is sound."""
+
+    reason: ParseReason
+    message: str
+    review_id: str | None = None
+
+
+class _RejectedError(Exception):
+    def __init__(self, reason: ParseReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+def parse(
+    payload: bytes | None, arrival_time_ms: int, options: ParsingOptions
+) -> Review | Rejected:
+    """Parse one record of the `reviews` stream.
+
+    Parameters
+    ----------
+    payload
+        The record's bytes; None and the empty record are no review.
+    arrival_time_ms
+        When Kinesis took the record, in milliseconds since the epoch: the event time of a
+        record that has none, and what the others' event times are held against.
+    options
+        Format and bounds.
+
+    Returns
+    -------
+    Review or Rejected
+        Never raises, whatever the bytes.
+
+    Examples
+    --------
+    >>> line = b'{"review_id": "R1", "product_category": "Gift_Card", "review_body": "Nice."}'
+    >>> parse(line, 1_000, ParsingOptions())
+    Review(review_id='R1', product_category='Gift_Card', review_body='Nice.', event_time_ms=1000)
+    >>> parse(b"[]", 1_000, ParsingOptions()).reason.value
+    'not_object'
+    """
+    fields: dict[str, Any] = {}
+    try:
+        fields = _fields(payload or b"", options)
+        return _review(fields, arrival_time_ms, options)
+    except _RejectedError as rejected:
+        return Rejected(rejected.reason, rejected.message, _sound_id(fields))
+
+
+def json_bytes(text: str) -> int:
+    r"""Return the length of `text` as the JSON sinks write it, in bytes without the quotes.
+
+    >>> json_bytes("é"), json_bytes('"'), json_bytes("\x01")
+    (2, 2, 6)
+    """
+    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode_json = json.JSONDecoder(parse_constant=_reject_constant).decode
+
+
+def _fields(payload: bytes, options: ParsingOptions) -> dict[str, Any]:
+    if len(payload) > options.max_body_bytes:
+        raise _RejectedError(
+            ParseReason.OVERSIZE,
+            f"the record has {len(payload)} bytes, at most {options.max_body_bytes} are taken",
+        )
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError as error:
+        raise _RejectedError(
+            ParseReason.INVALID_UTF8, f"byte {error.start} of the record is not UTF-8"
+        ) from None
+    return _json_fields(text) if options.format == "json" else _tsv_fields(text)
+
+
+def _json_fields(text: str) -> dict[str, Any]:
+    try:
+        value = _decode_json(text)
+    # Deep nesting ends the C scanner with a RecursionError.
+    except (ValueError, RecursionError) as error:
+        raise _RejectedError(ParseReason.NOT_JSON, str(error)[:200]) from None
+    if not isinstance(value, dict):
+        raise _RejectedError(
+            ParseReason.NOT_OBJECT, f"the record is a JSON {_json_type(value)}, not an object"
+        )
+    return value
+
+
+def _tsv_fields(text: str) -> dict[str, Any]:
+    columns = text.removesuffix("\n").removesuffix("\r").split("\t")
+    if len(columns) != 3:
+        raise _RejectedError(
+            ParseReason.WRONG_COLUMNS,
+            f"{len(columns)} columns instead of review_id, product_category, review_body",
+        )
+    return dict(zip(("review_id", "product_category", "review_body"), columns, strict=True))
+
+
+def _review(fields: dict[str, Any], arrival_time_ms: int, options: ParsingOptions) -> Review:
+    return Review(
+        _key(fields, "review_id"),
+        _key(fields, "product_category"),
+        _body(fields, options.max_body_bytes),
+        _event_time_ms(fields.get("event_time"), arrival_time_ms, options),
+    )
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        state = "null" if name in fields else "missing"
+        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is {state}")
+    if not isinstance(value, str):
+        raise _RejectedError(
+            ParseReason.WRONG_TYPE, f"{name} is a JSON {_json_type(value)}, not a string"
+        )
+    return value
+
+
+def _key(fields: dict[str, Any], name: str) -> str:
+    key = _text(fields, name)
+    if not key:
+        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is empty")
+    if not key.isprintable():
+        raise _RejectedError(
+            ParseReason.KEY_NOT_PRINTABLE, f"{name} has a character that cannot be printed"
+        )
+    if len(key) > MAX_KEY_BYTES or len(key.encode()) > MAX_KEY_BYTES:
+        raise _RejectedError(
+            ParseReason.KEY_TOO_LONG, f"{name} has more than {MAX_KEY_BYTES} bytes"
+        )
+    return key
+
+
+def _body(fields: dict[str, Any], max_body_bytes: int) -> str:
+    body = _text(fields, "review_body")
+    if not body or body.isspace():
+        raise _RejectedError(ParseReason.EMPTY_BODY, "review_body has no text")
+    if len(body) * _MAX_JSON_BYTES_PER_CHARACTER > max_body_bytes or not body.isascii():
+        try:
+            encoded_bytes = json_bytes(body)
+        except UnicodeEncodeError:
+            raise _RejectedError(
+                ParseReason.INVALID_UTF8, "review_body has half a surrogate pair"
+            ) from None
+        if encoded_bytes > max_body_bytes:
+            raise _RejectedError(
+                ParseReason.OVERSIZE,
+                f"review_body takes {encoded_bytes} bytes as JSON, at most {max_body_bytes} are"
+                " taken",
+            )
+    return body
+
+
+def _event_time_ms(value: object, arrival_time_ms: int, options: ParsingOptions) -> int:
+    if value is None:
+        return arrival_time_ms
+    if not isinstance(value, str):
+        raise _RejectedError(
+            ParseReason.WRONG_TYPE, f"event_time is a JSON {_json_type(value)}, not a string"
+        )
+    event_time_ms = _iso_ms(value)
+    if event_time_ms is None:
+        raise _RejectedError(
+            ParseReason.BAD_EVENT_TIME,
+            f"event_time {value[:64]!r} is not ISO 8601, such as 2026-01-31T12:00:00.000Z",
+        )
+    lead_s = (event_time_ms - arrival_time_ms) / 1000
+    if lead_s > options.max_event_lead_s:
+        raise _RejectedError(
+            ParseReason.EVENT_TIME_IN_FUTURE, f"event_time lies {lead_s:.3f} s after the arrival"
+        )
+    if -lead_s > options.max_event_age_s:
+        raise _RejectedError(
+            ParseReason.EVENT_TIME_TOO_OLD, f"event_time lies {-lead_s:.3f} s before the arrival"
+        )
+    return event_time_ms
+
+
+def _iso_ms(text: str) -> int | None:
+    if not _ISO_DATE_TIME.fullmatch(text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return (moment - _EPOCH) // _MILLISECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+def _json_type(value: object) -> str:
+    names: dict[type, str] = {
+        bool: "boolean",
+        dict: "object",
+        list: "array",
+        str: "string",
+        type(None): "null",
+    }
+    return names.get(type(value), "number")
+
+
+def _sound_id(fields: dict[str, Any]) -> str | None:
+    try:
+        return _key(fields, "review_id")
+    except _RejectedError:
+        return None

@@ -1,0 +1,310 @@
+"""Predictions for many texts through one endpoint: packed, concurrent, retried, checked.
+
+Two kinds of failure are kept apart. What the model says about *rows* (it rejects them, or its
+answer does not fit them) ends as `Failed` for the rows to blame, found by halving the request. What
+befalls the *endpoint* (throttling, outage, wrong name) is no fault of any row: it is retried until
+the deadline and then raised, so that the caller reads the same rows again and skips none.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+MAX_REQUEST_BYTES = 6_291_456
+"""Largest InvokeEndpoint body that SageMaker takes."""
+
+_MIN_RATING, _MAX_RATING = 1, 5
+
+
+class ScoreReason(StrEnum):
+    """Why a review has no prediction: the `reason` of its dead letter."""
+
+    MODEL_ERROR = "model_error"
+    BAD_ANSWER = "bad_answer"
+    REQUEST_TOO_LARGE = "request_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringOptions:
+    """How requests are made.
+
+    Attributes
+    ----------
+    max_request_rows, max_request_bytes
+        A request is closed before it exceeds either.
+    max_in_flight
+        Requests under way at once; one that waits to be retried counts.
+    attempt_timeout_s
+        One attempt, from sending to the last byte. SageMaker gives the container 60 s.
+    max_attempts
+        Failures that its rows may have caused, before a request is halved or its row given up.
+    deadline_s
+        From the call to the last answer. A batch under way holds the checkpoint barrier back, so
+        this must be well below the checkpoint timeout.
+    backoff_base_s, backoff_cap_s
+        Attempt k is followed by a pause drawn evenly from 0 to min(cap, base * 2**k): "full
+        jitter" of the AWS Architecture Blog, Exponential Backoff And Jitter.
+    """
+
+    max_request_rows: int = 64
+    max_request_bytes: int = MAX_REQUEST_BYTES
+    max_in_flight: int = 16
+    attempt_timeout_s: float = 10.0
+    max_attempts: int = 4
+    deadline_s: float = 120.0
+    backoff_base_s: float = 0.05
+    backoff_cap_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A prediction.
+
+    `star_rating` is 1..5; `inference_id` names the request and `inference_row` the row in it
+    (from 0), as the endpoint's data capture has them.
+    """
+
+    star_rating: int
+    model_variant: str
+    inference_id: str
+    inference_row: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No prediction: why, in words, and after how many attempts."""
+
+    reason: ScoreReason
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the endpoint said: one label a row, as decoded, and the variant that said it."""
+
+    labels: Sequence[object]
+    model_variant: str
+
+
+class Invoke(Protocol):
+    """One request: k texts in, their answer out; raises `EndpointError` and nothing else."""
+
+    def __call__(self, texts: Sequence[str], inference_id: str) -> Awaitable[Answer]:
+        """Send one request under `inference_id`, which is new for every attempt."""
+
+
+class EndpointError(Exception):
+    """A request that failed.
+
+    Parameters
+    ----------
+    message
+        What happened, with the service's own code.
+    is_retryable
+        Whether the same request may succeed later.
+    reason
+        The reason code where the rows may be to blame, None where it is the endpoint.
+    """
+
+    def __init__(
+        self, message: str, *, is_retryable: bool, reason: ScoreReason | None = None
+    ) -> None:
+        super().__init__(message)
+        self.is_retryable = is_retryable
+        self.reason = reason
+
+
+class EndpointUnavailableError(Exception):
+    """The endpoint gave no answer in time, or can give none: read the rows again later."""
+
+
+def new_inference_id() -> str:
+    """Return a random id of 32 characters (SageMaker takes up to 64)."""
+    return uuid.uuid4().hex
+
+
+class Scorer:
+    """Scores batches of texts through one `Invoke`.
+
+    Parameters
+    ----------
+    invoke
+        Sends one request.
+    options
+        Bounds of requests, time and retries.
+    rng, sleep, new_id
+        Source of jitter, pause and inference ids; for tests.
+
+    Examples
+    --------
+    >>> async def five(texts, inference_id):
+    ...     return Answer([5 for _ in texts], "AllTraffic")
+    >>> scorer = Scorer(five, ScoringOptions(), new_id=lambda: "request-1")
+    >>> [scored.star_rating for scored in asyncio.run(scorer.score(["fine", "good"]))]
+    [5, 5]
+    """
+
+    def __init__(
+        self,
+        invoke: Invoke,
+        options: ScoringOptions,
+        *,
+        rng: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        new_id: Callable[[], str] = new_inference_id,
+    ) -> None:
+        self._invoke = invoke
+        self._options = options
+        self._rng = rng or random.Random()
+        self._sleep = sleep
+        self._new_id = new_id
+        self._last_failure = "none"
+
+    async def score(self, texts: Sequence[str]) -> list[Scored | Failed]:
+        """Predict the star rating of each text, in order.
+
+        Parameters
+        ----------
+        texts
+            Length n, none of them None; n may be 0.
+
+        Returns
+        -------
+        list of Scored or Failed
+            Length n. Each row holds the answer to its own text or the reason why there is none.
+
+        Raises
+        ------
+        EndpointUnavailableError
+            The endpoint could not be reached, kept throttling or failing until the deadline, or
+            does not know the request's target. No row is to blame.
+        """
+        in_flight = asyncio.Semaphore(self._options.max_in_flight)
+
+        async def limited(request: Sequence[str]) -> list[Scored | Failed]:
+            async with in_flight:
+                return await self._request(request)
+
+        tasks = [asyncio.ensure_future(limited(request)) for request in pack(texts, self._options)]
+        try:
+            async with asyncio.timeout(self._options.deadline_s):
+                requests = await asyncio.gather(*tasks)
+        except TimeoutError:
+            raise EndpointUnavailableError(
+                f"no complete answer within {self._options.deadline_s} s; last failure:"
+                f" {self._last_failure}"
+            ) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [row for request in requests for row in request]
+
+    async def _request(self, texts: Sequence[str]) -> list[Scored | Failed]:
+        attempts = 0
+        blamed = 0
+        while True:
+            attempts += 1
+            inference_id = self._new_id()
+            try:
+                answer = await self._attempt(texts, inference_id)
+                ratings = checked_ratings(answer.labels, len(texts))
+            except EndpointError as error:
+                self._last_failure = str(error)
+                if error.reason is None and not error.is_retryable:
+                    raise EndpointUnavailableError(str(error)) from error
+                if error.reason is not None:
+                    blamed += 1
+                    if not error.is_retryable or blamed == self._options.max_attempts:
+                        return await self._blame(texts, error, error.reason, attempts)
+                await self._sleep(self._backoff_s(attempts))
+            else:
+                return [
+                    Scored(rating, answer.model_variant, inference_id, row, attempts)
+                    for row, rating in enumerate(ratings)
+                ]
+
+    async def _attempt(self, texts: Sequence[str], inference_id: str) -> Answer:
+        timeout_s = self._options.attempt_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._invoke(texts, inference_id)
+        except TimeoutError:
+            raise EndpointError(f"no answer within {timeout_s} s", is_retryable=True) from None
+
+    async def _blame(
+        self, texts: Sequence[str], error: EndpointError, reason: ScoreReason, attempts: int
+    ) -> list[Scored | Failed]:
+        """Halve a rejected request until the rejected row stands alone."""
+        if len(texts) == 1:
+            return [Failed(reason, str(error), attempts)]
+        middle = len(texts) // 2
+        return [
+            *await self._request(texts[:middle]),
+            *await self._request(texts[middle:]),
+        ]
+
+    def _backoff_s(self, attempts: int) -> float:
+        # The exponent is bounded because 2**attempts of a long outage overflows a float.
+        bound_s = self._options.backoff_base_s * 2.0 ** min(attempts, 30)
+        return self._rng.uniform(0.0, min(self._options.backoff_cap_s, bound_s))
+
+
+def pack(texts: Sequence[str], options: ScoringOptions) -> Iterator[Sequence[str]]:
+    """Cut a batch into requests of neighbouring rows, in order.
+
+    A text is taken at the most that any content type can make of it, so a request never exceeds
+    `max_request_bytes` unless a single text does.
+
+    >>> [len(request) for request in pack(["a"] * 5, ScoringOptions(max_request_rows=2))]
+    [2, 2, 1]
+    """
+    start, size = 0, 0
+    for row, text in enumerate(texts):
+        row_bytes = _max_row_bytes(text)
+        if row > start and (
+            row - start == options.max_request_rows or size + row_bytes > options.max_request_bytes
+        ):
+            yield texts[start:row]
+            start, size = row, 0
+        size += row_bytes
+    if start < len(texts):
+        yield texts[start:]
+
+
+def checked_ratings(labels: Sequence[object], rows: int) -> list[int]:
+    """Return the labels as ratings, or raise where they cannot be those of `rows` rows.
+
+    Raises
+    ------
+    EndpointError
+        Wrong count, or a label that is no integer from 1 to 5.
+    """
+    if len(labels) != rows:
+        raise EndpointError(
+            f"{len(labels)} labels for {rows} rows",
+            is_retryable=True,
+            reason=ScoreReason.BAD_ANSWER,
+        )
+    ratings = [label for label in labels if type(label) is int and _is_rating(label)]
+    if len(ratings) != rows:
+        raise EndpointError(
+            f"a label is no rating from {_MIN_RATING} to {_MAX_RATING}",
+            is_retryable=True,
+            reason=ScoreReason.BAD_ANSWER,
+        )
+    return ratings
+
+
+def _is_rating(label: int) -> bool:
+    return _MIN_RATING <= label <= _MAX_RATING
+
+
+def _max_row_bytes(text: str) -> int:
+    # Six bytes for an escaped control character, and room for the row's frame.
+    return 6 * len(text) + 64
