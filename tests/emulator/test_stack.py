@@ -9,9 +9,14 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypedDict
 
+import joblib
 import psutil
 import pytest
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from deploy.local.cluster import FlinkClientError
 from deploy.local.emulator import PROJECT_ROOT, answers, create_resources
@@ -28,6 +33,7 @@ from deploy.local.stack import (
     start_detached,
     stop_detached,
 )
+from deploy.model.inference import MODEL_FILE
 
 SAMPLE = PROJECT_ROOT / "deploy" / "runtime_properties.json"
 
@@ -87,8 +93,9 @@ def are_gone(processes: list[psutil.Process]) -> bool:
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    train = [sys.executable, "-m", "deploy.model.train", "--output", str(path), "--rows", "500"]
-    subprocess.run(train, cwd=PROJECT_ROOT, check=True, timeout=120, capture_output=True)
+    (path / "only").mkdir()
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(["bad", "good"], [1, 5])
+    joblib.dump(model, path / "only" / MODEL_FILE)
     return path
 
 
@@ -115,8 +122,15 @@ def detached(model_dir: Path, run_dir: Path) -> Iterator[StackInfo]:
     assert {"emulator.log", "endpoint.log", "jobmanager.log", "taskmanager-1.log"} <= logs
 
 
+class Submission(TypedDict):
+    entry: Path
+    properties: Path
+    jarfile: Path
+    pyfiles: Path
+
+
 @pytest.fixture
-def submission(detached: StackInfo, tmp_path: Path) -> dict[str, Path]:
+def submission(detached: StackInfo, tmp_path: Path) -> Submission:
     entry, pyfiles, jarfile = tmp_path / "job.py", tmp_path / "python.zip", tmp_path / "any.jar"
     entry.write_text(JOB)
     with zipfile.ZipFile(pyfiles, "w") as archive:
@@ -186,7 +200,7 @@ def test_a_second_stack_is_refused_by_name(
 
 
 def test_a_python_job_runs_and_drains(
-    detached: StackInfo, submission: dict[str, Path], run_dir: Path
+    detached: StackInfo, submission: Submission, run_dir: Path
 ) -> None:
     flink = detached.flink()
     job_id = flink.submit(**submission)
@@ -201,7 +215,7 @@ def test_a_python_job_runs_and_drains(
 
 
 def test_a_failing_script_is_shown_in_its_own_words(
-    detached: StackInfo, submission: dict[str, Path]
+    detached: StackInfo, submission: Submission
 ) -> None:
     submission["entry"].write_text("import sys; sys.exit('one problem:\\n  aws.region is missing')")
     with pytest.raises(FlinkClientError) as caught:
@@ -212,7 +226,7 @@ def test_a_failing_script_is_shown_in_its_own_words(
 
 
 def test_a_script_that_submits_nothing_is_an_error(
-    detached: StackInfo, submission: dict[str, Path]
+    detached: StackInfo, submission: Submission
 ) -> None:
     submission["entry"].write_text("print('nothing to do')")
     with pytest.raises(FlinkClientError, match="nothing to do"):

@@ -21,8 +21,8 @@ _MILLISECOND = timedelta(milliseconds=1)
 _ISO_DATE_TIME = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
 )
-# The most that one character takes in the JSON of the sinks: \u0001.
-_MAX_JSON_BYTES_PER_CHARACTER = 6
+# The most that one character takes in the JSON of the sinks: see `json_bytes`.
+_MAX_JSON_BYTES_PER_CHARACTER = 12
 
 
 class ParseReason(StrEnum):
@@ -52,8 +52,8 @@ class ParsingOptions:
     format
         `json`: one object a record; `tsv`: one line `review_id, product_category, review_body`.
     max_body_bytes
-        Bound of the raw record, and of the body as JSON encodes it (a control character takes
-        six bytes there), so that no output record can exceed its sink's limit.
+        Bound of the raw record, and of the body as the sinks' JSON has it (`json_bytes`), so that
+        no output record can exceed its sink's limit.
     max_event_age_s, max_event_lead_s
         How far an event time may lie before and after the arrival time, in seconds. The lead
         bounds by how much one record's wrong clock can push the watermark.
@@ -128,12 +128,24 @@ def parse(
 
 
 def json_bytes(text: str) -> int:
-    r"""Return the length of `text` as the JSON sinks write it, in bytes without the quotes.
+    r"""Return the length of `text` as Flink's JSON format writes it, in bytes without the quotes.
 
-    >>> json_bytes("é"), json_bytes('"'), json_bytes("\x01")
-    (2, 2, 6)
+    Its Jackson writes a character outside the Basic Multilingual Plane as two escapes of six bytes,
+    not as four bytes of UTF-8.
+
+    Raises
+    ------
+    UnicodeEncodeError
+        The text has half a surrogate pair.
+
+    >>> json_bytes("é"), json_bytes('"'), json_bytes("\x01"), json_bytes("😀")
+    (2, 2, 6, 12)
     """
-    return len(json.dumps(text, ensure_ascii=False).encode()) - 2
+    in_utf8 = len(json.dumps(text, ensure_ascii=False).encode()) - 2
+    if text.isascii():
+        return in_utf8
+    surrogate_pairs = len(text.encode("utf-16-le")) // 2 - len(text)
+    return in_utf8 + surrogate_pairs * (12 - 4)
 
 
 def _reject_constant(name: str) -> NoReturn:

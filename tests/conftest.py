@@ -1,0 +1,24 @@
+"""Fixtures of all layers."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT_ROOT = Path(__file__).parents[1]
+# Relative paths in the tests and in what they start are meant from here; the Python workers of an
+# embedded Flink import the project too.
+os.chdir(PROJECT_ROOT)
+os.environ["PYTHONPATH"] = str(PROJECT_ROOT)
+
+
+@pytest.fixture
+def t_env() -> Iterator[object]:
+    """A table environment as the jobs have it, on an embedded Flink of parallelism 1."""
+    from flink_jobs.config import ApplicationConfig
+    from flink_jobs.environment import create_environment
+
+    environment = create_environment(ApplicationConfig(job="review_scoring", bundle_time_ms=100))
+    environment.get_config().set("parallelism.default", "1")
+    return environment

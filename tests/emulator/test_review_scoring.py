@@ -1,0 +1,171 @@
+"""The job as users run it: `flink run` on a standalone cluster, the connectors, the emulator."""
+
+import base64
+import json
+import urllib.request
+from typing import Any
+
+from deploy.local import jobs
+from deploy.local.stack import BUCKET, Stack
+from tests.emulator.conftest import read_archive, read_stream, until
+
+KINESIS_LIMIT = 1024 * 1024
+FIREHOSE_LIMIT = 1_000 * 1024
+MAX_BODY_BYTES = 700 * 1024  # the largest that the configuration takes
+LONG_KEY = '"\\' * 128  # 256 bytes, and twice as many as JSON
+
+
+def submit(stack: Stack, name: str, **reviews: str) -> tuple[str, dict[str, str]]:
+    """Submit the job over streams and archives of its own; return its id and their names."""
+    streams = {
+        "reviews": f"{name}-reviews",
+        "scored_reviews": f"{name}-scored",
+        "dead_letters": f"{name}-dead",
+        "raw_archive": f"{name}-raw",
+        "scored_archive": f"{name}-archived",
+    }
+    kinesis, firehose = stack.client("kinesis"), stack.client("firehose")
+    for group in ("reviews", "scored_reviews", "dead_letters"):
+        kinesis.create_stream(StreamName=streams[group], ShardCount=2)
+    for group in ("raw_archive", "scored_archive"):
+        firehose.create_delivery_stream(
+            DeliveryStreamName=streams[group],
+            ExtendedS3DestinationConfiguration={
+                "RoleARN": "arn:aws:iam::123456789012:role/local",
+                "BucketARN": f"arn:aws:s3:::{BUCKET}",
+                "Prefix": f"{streams[group]}/",
+            },
+        )
+    overrides: dict[str, dict[str, str]] = {
+        group: {"delivery_stream" if "archive" in group else "stream": stream}
+        for group, stream in streams.items()
+    }
+    overrides["reviews"] |= reviews
+    job_id = stack.cluster.submit(
+        entry=jobs.ENTRY,
+        properties=stack.properties_for("review_scoring", overrides),
+        jarfile=jobs.JAR,
+        pyfiles=jobs.write_pyfiles(),
+    )
+    return job_id, streams
+
+
+def put(stack: Stack, stream: str, payloads: dict[str, bytes]) -> dict[tuple[str, str], str]:
+    """Put one record a payload; return the payloads' names by source_id."""
+    kinesis = stack.client("kinesis")
+    names = {}
+    for name, payload in payloads.items():
+        result = kinesis.put_record(StreamName=stream, Data=payload, PartitionKey=name)
+        names[result["ShardId"], result["SequenceNumber"]] = name
+    return names
+
+
+def by_name(
+    names: dict[tuple[str, str], str], rows: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    found = {names[row["source_shard"], row["source_sequence_number"]]: row for row in rows}
+    assert len(found) == len(rows), "repeats without a failure"
+    return found
+
+
+def finished(
+    stack: Stack, job_id: str, streams: dict[str, str], names: dict[tuple[str, str], str]
+) -> tuple[dict[str, dict[str, Any]], ...]:
+    """Wait until all is through, drain the job; return what came out, by name."""
+    kinesis = stack.client("kinesis")
+
+    def through() -> int:
+        return sum(
+            len(read_stream(kinesis, streams[group]))
+            for group in ("scored_reviews", "dead_letters")
+        )
+
+    count = until(through, lambda count: count >= len(names))
+    assert count == len(names), stack.cluster.exceptions(job_id)
+    stack.cluster.stop_job(job_id)
+    assert stack.cluster.exceptions(job_id) == ""
+    s3 = stack.client("s3")
+    return (
+        by_name(names, read_stream(kinesis, streams["scored_reviews"])),
+        by_name(names, read_stream(kinesis, streams["dead_letters"])),
+        by_name(names, read_archive(s3, BUCKET, f"{streams['raw_archive']}/")),
+        by_name(names, read_archive(s3, BUCKET, f"{streams['scored_archive']}/")),
+    )
+
+
+def json_review(total_bytes: int | None = None, **fields: str) -> bytes:
+    """A review; with `total_bytes`, its body is filled up until the record has that length."""
+    record = {"review_id": "R1", "product_category": "Gift_Card", "review_body": "", **fields}
+    if total_bytes is None:
+        return json.dumps(record, ensure_ascii=False).encode()
+    frame = len(json.dumps(record, ensure_ascii=False).encode())
+    record["review_body"] += "a" * (total_bytes - frame)
+    return json.dumps(record, ensure_ascii=False).encode()
+
+
+def records_answered(stack: Stack) -> int:
+    with urllib.request.urlopen(f"{stack.info.endpoint_url}/stats", timeout=5) as response:
+        return int(json.load(response)["records"])
+
+
+def test_no_output_can_exceed_its_sinks_limit(stack: Stack) -> None:
+    keys = {"review_id": LONG_KEY, "product_category": LONG_KEY}
+    payloads = {
+        "just under": json_review(MAX_BODY_BYTES, **keys),
+        "just over": json_review(MAX_BODY_BYTES + 1, **keys),
+        "escapes": json_review(**keys, review_body="\x01" * 119_000),
+        "quotes": json_review(**keys, review_body='"' * 350_000),
+        # Flink's JSON escapes each half of a surrogate pair: 12 bytes for four.
+        "wide": json_review(**keys, review_body="😀" * (MAX_BODY_BYTES // 12)),
+        "too wide": json_review(**keys, review_body="😀" * (MAX_BODY_BYTES // 12 + 1)),
+        "key too long": json_review(review_id="R" * 257, review_body="fine"),
+        "largest record": b"[" + b" " * (KINESIS_LIMIT - 32) + b"]",
+    }
+    before = records_answered(stack)
+    job_id, streams = submit(stack, "limits-json", max_body_bytes=str(MAX_BODY_BYTES))
+    names = put(stack, streams["reviews"], payloads)
+    scored, dead, raw, archived = finished(stack, job_id, streams, names)
+
+    assert scored.keys() == {"just under", "escapes", "quotes", "wide"}
+    assert {name: row["reason"] for name, row in dead.items()} == {
+        "just over": "oversize",
+        "too wide": "oversize",
+        "key too long": "key_too_long",
+        "largest record": "oversize",
+    }
+    assert records_answered(stack) - before == len(scored), "called once a row"
+    for name, row in scored.items():
+        sent = json.loads(payloads[name])
+        assert (row["review_id"], row["product_category"]) == (LONG_KEY, LONG_KEY)
+        assert row["review_body"] == archived[name]["review_body"] == sent["review_body"]
+        assert row["_bytes"] + 256 <= KINESIS_LIMIT
+        assert archived[name]["_bytes"] <= FIREHOSE_LIMIT
+    assert raw.keys() == payloads.keys() - {"just over", "too wide", "largest record"}
+    for name, row in raw.items():
+        assert base64.b64decode(row["payload"]) == payloads[name]
+        assert row["_bytes"] <= FIREHOSE_LIMIT
+    for name, row in dead.items():
+        assert base64.b64decode(row["payload"]) == payloads[name][: 64 * 1024]
+        assert row["payload_bytes"] == len(payloads[name])
+
+
+def test_control_characters_count_six_bytes_in_tsv(stack: Stack) -> None:
+    max_body_bytes = 256 * 1024
+    characters, rest = divmod(max_body_bytes, 6)
+    payloads = {
+        "just under": b"R1\tGift_Card\t" + b"a" * rest + b"\x01" * characters,
+        "just over": b"R2\tGift_Card\ta" + b"a" * rest + b"\x01" * characters,
+        "plain": "R3\tGift_Card\tGreat gift, très bien.\r\n".encode(),
+        "two columns": b"R4\tGift_Card",
+    }
+    job_id, streams = submit(stack, "limits-tsv", format="tsv", max_body_bytes=str(max_body_bytes))
+    names = put(stack, streams["reviews"], payloads)
+    scored, dead, raw, _ = finished(stack, job_id, streams, names)
+    assert scored.keys() == {"just under", "plain"}
+    assert scored["just under"]["_bytes"] < max_body_bytes + 2_048
+    assert scored["plain"]["review_body"] == "Great gift, très bien."
+    assert {name: row["reason"] for name, row in dead.items()} == {
+        "just over": "oversize",
+        "two columns": "wrong_columns",
+    }
+    assert raw.keys() == payloads.keys() - {"just over"}

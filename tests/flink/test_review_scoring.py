@@ -1,0 +1,168 @@
+"""The job's transform on an embedded Flink, its own statements, with files instead of streams."""
+
+import base64
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyflink.table import DataTypes, TableEnvironment
+
+from flink_jobs import review_scoring, streams
+from flink_jobs.config import load_config
+from tests.flink.fake_endpoint import POISON, FakeEndpoint, rating_of, requests
+from udfs.core.parsing import ParsingOptions
+from udfs.core.scoring import ScoringOptions
+from udfs.dead_letters import digest_payload
+from udfs.parsing import parse_review
+from udfs.scoring import PREDICTION, ScoreReviews, udf
+
+ARRIVAL_MS = 1_790_000_000_123  # 2026-09-21T14:13:20.123Z
+
+
+def review(number: int, body: str, **fields: object) -> bytes:
+    record = {"review_id": f"R{number}", "product_category": "Gift_Card", "review_body": body}
+    return json.dumps({**record, **fields}, ensure_ascii=False).encode()
+
+
+PAYLOADS = [
+    *(review(number, f"text {number} é 😀 <br /> \u0001") for number in range(10)),
+    review(10, POISON),
+    review(11, "late", event_time="2026-09-21T14:12:00Z"),
+    b"\xff",
+    b"[]",
+    review(12, "a" * 2_000),
+]
+OPTIONS = ParsingOptions(max_body_bytes=1_000)
+
+
+def file_table(name: str, columns: streams.Columns, path: Path, data_format: str) -> str:
+    schema = ", ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
+    return f"""CREATE TEMPORARY TABLE {name} ({schema}) WITH (
+        'connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = '{data_format}'
+        {", 'json.timestamp-format.standard' = 'ISO-8601'" if data_format == "json" else ""})"""
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name[0] != "."]
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(files))
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+@pytest.fixture
+def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
+    """Run the job over `PAYLOADS` and return where its sinks' files are."""
+    (tmp_path / "requests").mkdir()
+    score_reviews = ScoreReviews(
+        functools.partial(FakeEndpoint, tmp_path / "requests"), ScoringOptions(max_request_rows=4)
+    )
+    for name, function in (
+        ("parse_review", parse_review(OPTIONS)),
+        (
+            "score_review",
+            udf(score_reviews, result_type=PREDICTION, func_type="pandas", deterministic=False),
+        ),
+        ("digest_payload", digest_payload()),
+    ):
+        t_env.create_temporary_system_function(name, function)
+    records = t_env.from_elements(
+        [
+            (bytearray(payload), ARRIVAL_MS, "shardId-000000000000", str(number))
+            for number, payload in enumerate(PAYLOADS)
+        ],
+        DataTypes.ROW(
+            [
+                DataTypes.FIELD("payload", DataTypes.BYTES()),
+                DataTypes.FIELD("arrival_ms", DataTypes.BIGINT()),
+                DataTypes.FIELD("source_shard", DataTypes.STRING()),
+                DataTypes.FIELD("source_sequence_number", DataTypes.STRING()),
+            ]
+        ),
+    )
+    t_env.create_temporary_view("records", records)
+    t_env.execute_sql("""
+        CREATE TEMPORARY VIEW reviews AS
+        SELECT payload, TO_TIMESTAMP_LTZ(arrival_ms, 3) AS arrival_time, source_shard,
+               source_sequence_number FROM records""")
+    line = (("line", "STRING"),)
+    for name, columns, data_format in (
+        ("scored_reviews", streams.SCORED_REVIEW, "json"),
+        ("dead_letters", streams.DEAD_LETTER, "json"),
+        ("raw_archive", line, "raw"),
+        ("scored_archive", line, "raw"),
+    ):
+        t_env.execute_sql(file_table(name, columns, tmp_path / name, data_format))
+    review_scoring.create_views(t_env, "reviews")
+    review_scoring.inserts(t_env).execute().wait()
+    return tmp_path
+
+
+def test_every_record_is_in_one_place_with_all_that_belongs_to_it(outputs: Path) -> None:
+    scored = {row["source_sequence_number"]: row for row in lines(outputs / "scored_reviews")}
+    dead = {row["source_sequence_number"]: row for row in lines(outputs / "dead_letters")}
+    raw = {row["source_sequence_number"]: row for row in lines(outputs / "raw_archive")}
+    archived = {row["source_sequence_number"]: row for row in lines(outputs / "scored_archive")}
+
+    assert sorted(scored, key=int) == [str(number) for number in (*range(10), 11)]
+    for number, row in scored.items():
+        sent = json.loads(PAYLOADS[int(number)])
+        assert list(row) == [name for name, _ in streams.SCORED_REVIEW]
+        assert row["source_stream"] == "reviews"
+        assert row["source_shard"] == "shardId-000000000000"
+        assert row["review_body"] == sent["review_body"]
+        assert row["star_rating"] == rating_of(sent["review_body"])
+        assert row["model_variant"] == "VariantA"
+        request = json.loads((outputs / "requests" / f"{row['inference_id']}.json").read_text())
+        assert request[row["inference_row"]] == sent["review_body"]
+        event_time = "2026-09-21T14:12:00Z" if number == "11" else "2026-09-21T14:13:20.123Z"
+        assert row["event_time"] == event_time
+        assert archived[number] == row
+    assert archived.keys() == scored.keys()
+
+    assert {number: (row["stage"], row["reason"]) for number, row in dead.items()} == {
+        "10": ("score", "model_error"),
+        "12": ("parse", "invalid_utf8"),
+        "13": ("parse", "not_object"),
+        "14": ("parse", "oversize"),
+    }
+    for number, row in dead.items():
+        payload = PAYLOADS[int(number)]
+        assert base64.b64decode(row["payload"]) == payload
+        assert row["payload_sha256"] == hashlib.sha256(payload).hexdigest()
+        assert row["payload_bytes"] == len(payload)
+        assert row["arrival_time"] == "2026-09-21T14:13:20.123Z"
+    assert dead["10"]["review_id"] == "R10"
+    assert dead["12"]["review_id"] is None
+
+    assert raw.keys() == {str(number) for number in range(14)}
+    for number, row in raw.items():
+        assert base64.b64decode(row["payload"]) == PAYLOADS[int(number)]
+
+
+def test_the_endpoint_is_asked_once_a_row(outputs: Path) -> None:
+    asked = [text for request in requests(outputs / "requests") for text in request]
+    without_retries = [text for text in asked if asked.count(text) == 1]
+    # The four rows of the poisoned request are asked again while it is halved.
+    assert len(set(asked)) == 12
+    assert len(without_retries) >= 8
+    assert (outputs / "requests" / "closed").exists()
+
+
+def test_every_sink_shares_one_call_of_each_function(t_env: TableEnvironment) -> None:
+    config = load_config(Path("deploy/runtime_properties.json"))
+    jars = [Path("build/flink-aws-connectors.jar"), *_flink_python_jars()]
+    t_env.get_config().set("pipeline.jars", ";".join(jar.absolute().as_uri() for jar in jars))
+    plan = review_scoring.build(t_env, config).explain()
+    optimised = plan.split("== Optimized Execution Plan ==")[1]
+    assert optimised.count("parse_review(") == 1
+    assert optimised.count("score_review(") == 1
+    assert optimised.count("TableSourceScan") == 1
+    assert optimised.count("Sink(") == 4
+
+
+def _flink_python_jars() -> list[Path]:
+    import pyflink
+
+    return list(Path(pyflink.__file__).parent.glob("opt/flink-python-*.jar"))
