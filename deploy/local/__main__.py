@@ -3,6 +3,8 @@
 The Makefile's targets of these names set everything up and call them.
 """
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,6 +68,8 @@ def run(
     from deploy.local.run import RunError, RunOptions
     from deploy.local.run import run as carry_through
 
+    # As after Ctrl-C twice: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         summary = carry_through(
             RunOptions(

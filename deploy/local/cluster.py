@@ -372,14 +372,15 @@ class FlinkCluster(FlinkClient):
 
     Examples
     --------
-    >>> cluster = FlinkCluster(Path("build/run"))
-    >>> try:
-    ...     cluster.start()
-    ...     cluster.wait_ready()
-    ...     cluster.jobs()
-    ... finally:
-    ...     cluster.stop()  # doctest: +SKIP
-    []
+    ::
+
+        cluster = FlinkCluster(Path("build/run"))
+        try:
+            cluster.start()
+            cluster.wait_ready()
+            cluster.jobs()
+        finally:
+            cluster.stop()
     """
 
     def __init__(

@@ -146,10 +146,12 @@ def create_resources(
 
     Examples
     --------
-    >>> create_resources(
-    ...     "http://127.0.0.1:5000", "us-east-1", streams={"reviews": 2},
-    ...     bucket="review-archive", delivery_streams={"reviews-raw": "raw/"},
-    ... )  # doctest: +SKIP
+    ::
+
+        create_resources(
+            "http://127.0.0.1:5000", "us-east-1", streams={"reviews": 2},
+            bucket="review-archive", delivery_streams={"reviews-raw": "raw/"},
+        )
     """
     aws = session(region)
     kinesis: KinesisClient = aws.client("kinesis", endpoint_url=endpoint_url, config=CLIENT_CONFIG)

@@ -187,6 +187,7 @@ class _Run:
         self._truth_path = options.run_dir / "truth.jsonl"
         self._tails: list[Tail] = []
         self._job_ids: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
         self._start_s = time.monotonic()
         self._next_job_check_s = 0.0
         info = stack.info
@@ -310,6 +311,12 @@ class _Run:
             if state in ("FAILED", "CANCELED", "FINISHED", "SUSPENDED"):
                 why = self._stack.cluster.exceptions(job_id) or "no exception is recorded"
                 raise RunError(f"job {job} is {state}: {why}")
+            why = self._stack.cluster.exceptions(job_id)
+            if why and why != self._failures.get(job):
+                self._failures[job] = why
+                self._console.print(
+                    f"  {job} failed and is restarted: {why}", style="yellow", markup=False
+                )
 
     def _drain(self) -> None:
         for job, job_id in self._job_ids.items():

@@ -198,9 +198,11 @@ class Stack:
 
     Examples
     --------
-    >>> options = StackOptions(Path("build/model"), Path("deploy/runtime_properties.json"))
-    >>> with Stack(Path("build/run"), options, on_progress=print) as stack:
-    ...     stack.client("kinesis").list_streams()["StreamNames"]  # doctest: +SKIP
+    ::
+
+        options = StackOptions(Path("build/model"), Path("deploy/runtime_properties.json"))
+        with Stack(Path("build/run"), options, on_progress=print) as stack:
+            stack.client("kinesis").list_streams()["StreamNames"]
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 RATE_WINDOW_S = 5.0
 LATEST_ROWS = 8
+_DEAD_LETTER_LINES = 3
 
 
 class RateMeter:
@@ -71,10 +72,21 @@ class View:
 
     def render(self, snapshot: Snapshot) -> RenderableType:
         """Return the whole view."""
+        # Fixed heights: a view that grows leaves traces of itself when the terminal scrolls.
         return Group(
             Panel(self._stages(snapshot), title=_title(snapshot), title_align="left"),
-            Panel(_latest(snapshot), title="latest scored reviews", title_align="left"),
-            Panel(_dead_letters(snapshot), title="dead letters by reason", title_align="left"),
+            Panel(
+                _latest(snapshot),
+                title="latest scored reviews",
+                title_align="left",
+                height=LATEST_ROWS + 2,
+            ),
+            Panel(
+                _dead_letters(snapshot),
+                title="dead letters by reason",
+                title_align="left",
+                height=_DEAD_LETTER_LINES + 2,
+            ),
             _addresses(snapshot),
         )
 
@@ -113,11 +125,11 @@ def _title(snapshot: Snapshot) -> str:
 def _latest(snapshot: Snapshot) -> RenderableType:
     if not snapshot.latest:
         return Text("none yet", style="dim")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="yellow")
-    table.add_column(no_wrap=True, max_width=24, style="cyan")
-    table.add_column(no_wrap=True, max_width=18, style="dim")
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(no_wrap=True, width=5, style="yellow")
+    table.add_column(no_wrap=True, width=20, overflow="ellipsis", style="cyan")
+    table.add_column(no_wrap=True, width=14, overflow="ellipsis", style="dim")
+    table.add_column(no_wrap=True, ratio=1, overflow="ellipsis")
     for review in snapshot.latest:
         stars = "★" * review.star_rating + "☆" * (5 - review.star_rating)
         # Text, not markup: a review may hold brackets. White space and control characters go.

@@ -12,6 +12,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -246,7 +247,7 @@ def train_and_save(
             raise TrainingDataError(f"{variant}: {error}") from error
         metrics[variant] = evaluate(models[variant], test_texts, test_ratings)
     for variant, model in models.items():
-        write_atomically(output / variant / MODEL_FILE, lambda file, m=model: joblib.dump(m, file))
+        write_atomically(output / variant / MODEL_FILE, partial(joblib.dump, model))
     summary = {
         "sklearn_version": sklearn.__version__,
         "seed": seed,
@@ -265,15 +266,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     When `write` or the disk fails, `path` stays as it was and nothing is left beside it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("wb") as file:
+        with unfinished.open("wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 app = typer.Typer(add_completion=False)
