@@ -5,7 +5,10 @@ import json
 import urllib.request
 from typing import Any
 
+import pytest
+
 from deploy.local import jobs
+from deploy.local.cluster import FlinkClientError
 from deploy.local.stack import BUCKET, Stack
 from tests.emulator.conftest import read_archive, read_stream, until
 
@@ -169,3 +172,23 @@ def test_control_characters_count_six_bytes_in_tsv(stack: Stack) -> None:
         "two columns": "wrong_columns",
     }
     assert raw.keys() == payloads.keys() - {"just over"}
+
+
+def test_a_wrong_configuration_is_named_in_full_before_anything_starts(stack: Stack) -> None:
+    properties = stack.properties_for(
+        "review_scoring",
+        {"reviews": {"max_body_bytes": "many", "strem": "x"}, "aws": {"region": ""}},
+    )
+    with pytest.raises(FlinkClientError) as raised:
+        stack.cluster.submit(
+            entry=jobs.ENTRY,
+            properties=properties,
+            jarfile=jobs.JAR,
+            pyfiles=jobs.write_pyfiles(),
+        )
+    message = str(raised.value)
+    assert f"Configuration error: 3 problems in {properties}" in message
+    assert "reviews.max_body_bytes = 'many': input should be a valid integer" in message
+    assert "reviews.strem is unknown; did you mean 'stream'?" in message
+    assert "aws.region = ''" in message
+    assert "Traceback" not in message

@@ -1,7 +1,5 @@
 """The local endpoint, asked by boto3 as the service is."""
 
-import asyncio
-import contextlib
 import json
 import signal
 import socket
@@ -13,7 +11,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from aiohttp import web
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from typer.testing import CliRunner
@@ -26,6 +23,7 @@ from deploy.local.endpoint import (
     load_models,
 )
 from deploy.model.train import train_and_save
+from tests.endpoint_server import serving
 
 JSON_LINES = "application/jsonlines"
 
@@ -63,36 +61,6 @@ class Held:
         self.entered.set()
         assert self.release.wait(30)
         return [1] * len(texts)
-
-
-@contextlib.contextmanager
-def serving(models, **options):
-    """Serve on a free port from a thread; give the address."""
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-    address = []
-
-    async def serve():
-        runner = web.AppRunner(create_app("reviews", models, **options), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        address.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        stop = asyncio.Event()
-        started.set()
-        stops.append(stop)
-        await stop.wait()
-        await runner.cleanup()
-
-    stops = []
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert started.wait(30)
-    try:
-        yield address[0]
-    finally:
-        loop.call_soon_threadsafe(lambda: stops[0].set())
-        thread.join(30)
-        loop.close()
 
 
 def client_of(address):

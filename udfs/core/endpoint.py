@@ -15,6 +15,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from udfs.core.scoring import Answer, EndpointError, ScoreReason
 
@@ -174,7 +175,9 @@ def classified(error: Exception) -> EndpointError:
     variant, access denied, no credentials) is about the call itself and no later call mends it.
     """
     if not isinstance(error, ClientError):
-        is_connection = isinstance(error, HTTPClientError | aiohttp.ClientError | OSError)
+        is_connection = isinstance(
+            error, HTTPClientError | BotoConnectionError | aiohttp.ClientError | OSError
+        )
         return EndpointError(f"{type(error).__name__}: {error}", is_retryable=is_connection)
     response: dict[str, Any] = dict(error.response)
     code = str(response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,130 @@
+"""The async client of the UDF against the local endpoint server, and its sorting of errors."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
+
+from tests.endpoint_server import serving
+from udfs.core.endpoint import EndpointOptions, SageMakerInvoke, classified, decode, encode
+from udfs.core.scoring import Answer, EndpointError, Failed, Scored, Scorer, ScoringOptions
+
+
+class Length:
+    def predict(self, texts: Sequence[str]) -> list[int]:
+        if "poison" in texts:
+            raise ValueError("poisoned")
+        return [min(len(text), 5) for text in texts]
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "local")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "local")
+
+
+def options(address: str, **changes: Any) -> EndpointOptions:
+    values = {"name": "reviews", "region": "us-east-1", "endpoint_url": address, **changes}
+    return EndpointOptions(**values)
+
+
+def ask(endpoint: EndpointOptions, texts: Sequence[str]) -> Answer:
+    async def once() -> Answer:
+        async with SageMakerInvoke(endpoint) as invoke:
+            return await invoke(texts, "request-1")
+
+    return asyncio.run(once())
+
+
+def test_labels_come_back_in_row_order_from_the_variant_that_was_asked() -> None:
+    with serving({"A": Length(), "B": Length()}) as address:
+        for variant in ("A", "B"):
+            answer = ask(options(address, target_variant=variant), ["a", "é\u2028", "\x00b\nc"])
+            assert answer == Answer([1, 2, 4], variant)
+
+
+def test_an_unknown_endpoint_is_nobodys_fault_and_no_retry_mends_it() -> None:
+    with serving({"A": Length()}) as address, pytest.raises(EndpointError) as raised:
+        ask(options(address, name="other"), ["a"])
+    assert "ValidationError (400)" in str(raised.value)
+    assert (raised.value.is_retryable, raised.value.reason) == (False, None)
+
+
+def test_an_endpoint_that_is_not_there_may_come_back() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(EndpointError) as raised:
+            ask(options(address), ["a"])
+    assert (raised.value.is_retryable, raised.value.reason) == (True, None)
+
+
+def test_a_poison_row_fails_alone_through_the_real_client() -> None:
+    async def score(address: str) -> list[Scored | Failed]:
+        async with SageMakerInvoke(options(address)) as invoke:
+            scoring = ScoringOptions(max_attempts=1, backoff_base_s=0.0)
+            return await Scorer(invoke, scoring).score(["a", "bb", "poison", "ccc"])
+
+    with serving({"A": Length()}) as address:
+        results = asyncio.run(score(address))
+    assert [row.star_rating if isinstance(row, Scored) else row.reason for row in results] == [
+        1,
+        2,
+        "model_error",
+        3,
+    ]
+
+
+def client_error(code: str, status: int, **members: Any) -> ClientError:
+    return ClientError(
+        {
+            "Error": {"Code": code, "Message": "why"},
+            "ResponseMetadata": {"HTTPStatusCode": status},  # type: ignore[typeddict-item]
+            **members,
+        },
+        "InvokeEndpoint",
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "is_retryable", "reason"),
+    [
+        (client_error("ThrottlingException", 400), True, None),
+        (client_error("ModelNotReadyException", 429), True, None),
+        (client_error("ServiceUnavailable", 503), True, None),
+        (client_error("InternalFailure", 500), True, None),
+        (client_error("InternalDependencyException", 530), True, None),
+        (client_error("", 502), True, None),
+        (client_error("ModelError", 424, OriginalStatusCode=503), True, "model_error"),
+        (client_error("ModelError", 424, OriginalStatusCode=400), False, "model_error"),
+        (client_error("413", 413), False, "request_too_large"),
+        (client_error("ValidationError", 400), False, None),
+        (client_error("AccessDeniedException", 403), False, None),
+        (ReadTimeoutError(endpoint_url="http://127.0.0.1"), True, None),
+        (aiohttp.ClientPayloadError("cut short"), True, None),
+        (ConnectionResetError(), True, None),
+        (NoCredentialsError(), False, None),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_errors_are_sorted_by_code(
+    error: Exception, is_retryable: bool, reason: str | None
+) -> None:
+    found = classified(error)
+    assert (found.is_retryable, found.reason) == (is_retryable, reason)
+
+
+def test_a_text_is_one_line_whatever_it_holds() -> None:
+    texts = ["a\nb", "\u2028", "\r", '"', "é😀"]
+    assert encode(texts).count(b"\n") == len(texts) - 1
+
+
+@pytest.mark.parametrize("body", [b"{", b"[1]", b"1", b"{}", b"\xff", b"[" * 100_000])
+def test_an_answer_of_another_form_is_bad(body: bytes) -> None:
+    with pytest.raises(EndpointError) as raised:
+        decode(body)
+    assert (raised.value.is_retryable, raised.value.reason) == (True, "bad_answer")
