@@ -107,6 +107,10 @@ def cluster(run_dir: Annotated[Path, typer.Option(help="Logs and state.")] = RUN
             info = start_detached(run_dir, model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES)
     except (PartError, StackRunningError, OSError, ValueError) as error:
         raise _fail(error, 1) from None
+    # So that flink run works by hand too.
+    jobs.write_pyfiles()
+    for job in jobs.JOBS:
+        info.properties_for(job)
     console.print(f"Flink web UI  {info.web_ui_url}", highlight=False)
     console.print(f"AWS emulator  {info.emulator_url}", highlight=False)
     console.print(f"endpoint      {info.endpoint_url}", highlight=False)
@@ -139,7 +143,9 @@ def submit(
                 job_id = flink.submit(
                     entry=jobs.ENTRY, properties=properties, jarfile=jobs.JAR, pyfiles=pyfiles
                 )
-            console.print(f"{job}: job {job_id}, {info.web_ui_url}/#/job/{job_id}/overview")
+            console.print(
+                f"{job}: job {job_id}, {info.web_ui_url}/#/job/{job_id}/overview", soft_wrap=True
+            )
     except NoStackError as error:
         raise _fail(f"{error}; start one with: make cluster", 1) from None
     except ValueError as error:

@@ -218,10 +218,11 @@ class FlinkClient:
 
     def command_line(self, *, entry: Path, properties: Path, jarfile: Path, pyfiles: Path) -> str:
         """Return the shell line that submits a job to this cluster, as messages show it."""
-        variables = ["FLINK_CONF_DIR", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"]
-        settings = [f"{name}={shlex.quote(self._env[name])}" for name in variables]
-        run = self._run_arguments(entry, properties, jarfile, pyfiles)
-        return " ".join([*settings, shlex.join([str(self._home / "bin" / "flink"), *run])])
+        flink = shlex.join(["bash", shown(self._home / "bin" / "flink")])
+        run = self._run_arguments(
+            *(Path(shown(path)) for path in (entry, properties, jarfile, pyfiles))
+        )
+        return f"FLINK_CONF_DIR={shlex.quote(shown(self._conf_dir))} {flink} {shlex.join(run)}"
 
     @staticmethod
     def _run_arguments(entry: Path, properties: Path, jarfile: Path, pyfiles: Path) -> list[str]:

@@ -278,6 +278,10 @@ class _Run:
                     elif now_s >= next_line_s:
                         next_line_s = now_s + _PLAIN_LINE_S
                         self._console.print(f"  {view.line(snapshot)}", soft_wrap=True)
+                    if snapshot.latest and (before is None or not before.latest):
+                        self._console.print(
+                            f"  first scored review after {snapshot.seconds:.1f} s of sending"
+                        )
                     if before is None or snapshot.counts != before.counts:
                         before, progress_s = snapshot, now_s
                     if not sender.is_alive() and (

@@ -94,7 +94,7 @@ def test_the_command_line_can_be_pasted(tmp_path: Path) -> None:
         jarfile=Path("build/c.jar"),
         pyfiles=Path("build/python.zip"),
     )
-    assert line.startswith(f"FLINK_CONF_DIR={tmp_path / 'conf'} AWS_ACCESS_KEY_ID=local ")
+    assert line.startswith(f"FLINK_CONF_DIR={tmp_path / 'conf'} bash ")
     assert line.endswith(
         "/bin/flink run -d --python deploy/main.py --pyFiles build/python.zip"
         " --jarfile build/c.jar --properties 'p q.json'"
