@@ -10,9 +10,11 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ from botocore.exceptions import ClientError
 from deploy.local.process import Child
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from mypy_boto3_firehose import FirehoseClient
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
@@ -193,9 +197,32 @@ def main() -> None:
     port: int = parser.parse_args().port
     # Two lines a request otherwise, hundreds of requests a second.
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    from moto.server import main as serve  # slow to import; clients of this module need it not
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Slow to import; clients of this module need them not.
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import run_simple
 
-    serve(["-H", "127.0.0.1", "-p", str(port)])
+    app = one_at_a_time(DomainDispatcherApplication(create_backend_app))
+    run_simple("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
+
+
+def one_at_a_time(app: WSGIApplication) -> WSGIApplication:
+    """Return the application with its requests in turn.
+
+    moto's streams are not safe for concurrency: of two records that arrive together one may take
+    the other's sequence number and place.
+    """
+    turn = threading.Lock()
+
+    def in_turn(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        with turn:
+            return app(environ, start_response)
+
+    return in_turn
 
 
 if __name__ == "__main__":
