@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from udfs.core.endpoint import EndpointOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
-from udfs.core.scoring import MAX_REQUEST_BYTES, ScoringOptions
+from udfs.core.scoring import MAX_REQUEST_BYTES, ScoringOptions, isolation_s
 
 MANAGED_PROPERTIES = Path("/etc/flink/application_properties.json")
 """Where Managed Service for Apache Flink mounts the runtime properties."""
@@ -26,6 +26,8 @@ RUN_OPTIONS_GROUP = "kinesis.analytics.flink.run.options"
 
 # In base64 a raw record of this size still fits Firehose's 1,000 KiB with its other fields.
 _MAX_BODY_BYTES = 700 * 1024
+
+_MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 
 JobName = Literal["review_scoring"]
 
@@ -77,11 +79,21 @@ class AwsConfig(_Group):
 
 
 class ReviewsConfig(_Group):
-    """Group `reviews`: the source stream and what counts as a review (see `ParsingOptions`)."""
+    """Group `reviews`: the source stream and what counts as a review (see `ParsingOptions`).
+
+    Attributes
+    ----------
+    initial_position
+        Where a job without a snapshot starts. With `LATEST`, what arrives before the first
+        checkpoint is skipped if the job fails by then.
+    read_interval_ms
+        Between two reads of a shard, which allows five a second to all its readers together.
+    """
 
     stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
     format: ReviewFormat = "json"
-    initial_position: Literal["LATEST", "TRIM_HORIZON"] = "LATEST"
+    initial_position: Literal["LATEST", "TRIM_HORIZON"] = "TRIM_HORIZON"
+    read_interval_ms: int = Field(250, ge=200, le=60_000)
     max_body_bytes: int = Field(256 * 1024, ge=1, le=_MAX_BODY_BYTES)
     max_event_age_s: float = Field(86_400.0, gt=0, allow_inf_nan=False)
     max_event_lead_s: float = Field(5.0, ge=0, allow_inf_nan=False)
@@ -109,7 +121,7 @@ class EndpointConfig(_Group):
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, ge=1, le=MAX_REQUEST_BYTES)
     max_in_flight: int = Field(16, ge=1, le=1_000)
     attempt_timeout_s: float = Field(10.0, gt=0, le=70)
-    max_attempts: int = Field(4, ge=1, le=100)
+    max_attempts: int = Field(3, ge=1, le=100)
     deadline_s: float = Field(120.0, gt=0, allow_inf_nan=False)
 
     def scoring_options(self) -> ScoringOptions:
@@ -289,20 +301,31 @@ def _suggestion(name: str, known: Mapping[str, object]) -> str:
 
 def _contradictions(groups: Mapping[str, _Group]) -> list[str]:
     problems = []
-    application, endpoint = groups.get("application"), groups.get("endpoint")
+    application, reviews = groups.get("application"), groups.get("reviews")
+    endpoint = groups.get("endpoint")
     if isinstance(endpoint, EndpointConfig):
-        if endpoint.attempt_timeout_s >= endpoint.deadline_s:
+        least_s = isolation_s(endpoint.scoring_options())
+        if endpoint.deadline_s < least_s:
             problems.append(
-                f"endpoint.attempt_timeout_s = {endpoint.attempt_timeout_s}: must be below"
-                f" endpoint.deadline_s = {endpoint.deadline_s}"
+                f"endpoint.deadline_s = {endpoint.deadline_s}: must be at least {least_s:.1f}, the"
+                " time to find a row on which the model hangs (attempt_timeout_s, max_attempts and"
+                " max_request_rows decide it)"
             )
         if (
             isinstance(application, ApplicationConfig)
-            and endpoint.deadline_s > application.checkpoint_timeout_s / 2
+            and endpoint.deadline_s > application.checkpoint_timeout_s / 3
         ):
             problems.append(
-                f"endpoint.deadline_s = {endpoint.deadline_s}: must be at most half of"
+                f"endpoint.deadline_s = {endpoint.deadline_s}: must be at most a third of"
                 f" application.checkpoint_timeout_s = {application.checkpoint_timeout_s}, because"
-                " requests under way hold the checkpoint back"
+                " a checkpoint may have to wait for two batches under way"
+            )
+    if isinstance(application, ApplicationConfig) and isinstance(reviews, ReviewsConfig):
+        bundle_bytes = application.bundle_rows * reviews.max_body_bytes
+        if bundle_bytes > _MAX_BUNDLE_BYTES:
+            problems.append(
+                f"application.bundle_rows = {application.bundle_rows} of reviews.max_body_bytes ="
+                f" {reviews.max_body_bytes} may take {bundle_bytes} bytes of memory: at most"
+                f" {_MAX_BUNDLE_BYTES} are allowed"
             )
     return problems

@@ -53,8 +53,8 @@ def create_views(t_env: TableEnvironment, stream: str) -> None:
     """
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW parsed_reviews AS
-        SELECT '{stream}' AS source_stream, source_shard, source_sequence_number, arrival_time,
-               payload, parse_review(payload, arrival_time) AS review
+        SELECT {streams.literal(stream)} AS source_stream, source_shard, source_sequence_number,
+               arrival_time, payload, parse_review(payload, arrival_time) AS review
         FROM reviews""")
     t_env.execute_sql("""
         CREATE TEMPORARY VIEW scored AS

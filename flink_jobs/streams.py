@@ -83,9 +83,11 @@ def reviews_source(aws: AwsConfig, reviews: ReviewsConfig) -> Table:
             "connector": "kinesis",
             "stream": reviews.stream,
             "scan.stream.initpos": reviews.initial_position,
-            # A shard allows five reads a second, of all its readers.
-            "scan.shard.getrecords.intervalmillis": "200",
+            "scan.shard.getrecords.intervalmillis": str(reviews.read_interval_ms),
             "scan.shard.getrecords.maxrecordcount": "10000",
+            # Other readers of the shard may take its five reads a second; three tries, the
+            # default, would fail the job.
+            "scan.shard.getrecords.maxretries": "20",
             "format": "raw",
             **_source_aws(aws),
         },
@@ -147,6 +149,8 @@ def _kinesis_sink(
             "stream": sink.stream,
             # Half a second of waiting in the last operator, not the default five.
             "sink.flush-buffer.timeout": "500",
+            # PutRecords takes 5 MiB with the partition keys, which the connector does not count.
+            "sink.flush-buffer.size": str(4 * 1024 * 1024),
             **_JSON,
             **_sink_aws(aws),
         },
@@ -163,8 +167,10 @@ def _source_aws(aws: AwsConfig) -> dict[str, str]:
 
 def _sink_aws(aws: AwsConfig) -> dict[str, str]:
     options = _source_aws(aws)
-    if aws.endpoint_url is not None:
-        # Stand-ins for AWS speak neither HTTP/2 nor with a certificate that anyone signed.
+    # Of records up to 1 MiB each: the default of 10,000 is more than a TaskManager's memory.
+    options["sink.requests.max-buffered"] = "1000"
+    if aws.endpoint_url is not None and aws.endpoint_url.startswith("http://"):
+        # A stand-in for AWS; the connector asks for HTTP/2 and a certificate otherwise.
         options["sink.http-client.protocol.version"] = "HTTP1_1"
         options["aws.trust.all.certificates"] = "true"
     return options
@@ -175,13 +181,18 @@ def _table(
 ) -> Table:
     schema = ",\n  ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
     partitioned = f" PARTITIONED BY (`{partition_key}`)" if partition_key else ""
-    settings = ",\n  ".join(f"{_literal(key)} = {_literal(options[key])}" for key in options)
+    settings = ",\n  ".join(f"{literal(key)} = {literal(options[key])}" for key in options)
     return Table(
         name,
         f"CREATE TEMPORARY TABLE `{name}` (\n  {schema}\n){partitioned} WITH (\n  {settings}\n)",
     )
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as SQL writes it.
+
+    >>> literal("it's")
+    "'it''s'"
+    """
     escaped = text.replace("'", "''")
     return f"'{escaped}'"

@@ -51,14 +51,19 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     def open(self, function_context: FunctionContext) -> None:
         """Start the worker's event loop and connect its client."""
         self._loop = EventLoopThread()
-        self._client = self._make_invoke()
-        invoke = self._loop.run(self._client.__aenter__())
-        self._scorer = Scorer(invoke, self._options)
+        try:
+            self._client = self._make_invoke()
+            self._scorer = Scorer(self._loop.run(self._client.__aenter__()), self._options)
+        except BaseException:
+            self._loop.close()
+            raise
 
     def close(self) -> None:
         """Disconnect the client and end the loop."""
-        self._loop.run(self._client.__aexit__(None, None, None))
-        self._loop.close()
+        try:
+            self._loop.run(self._client.__aexit__(None, None, None))
+        finally:
+            self._loop.close()
 
     def eval(self, review_body: pd.Series) -> pd.DataFrame:
         """Score an Arrow batch, in row order."""

@@ -46,8 +46,9 @@ class TrainingDataError(ValueError):
 
 def _tfidf_logistic() -> Pipeline:
     return make_pipeline(
+        # No class weights: a text of unknown words gets the most frequent rating.
         TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True, dtype=np.float32),
-        LogisticRegression(C=4.0, class_weight="balanced", max_iter=300),
+        LogisticRegression(C=4.0, max_iter=300),
     )
 
 
@@ -305,7 +306,8 @@ def main(
     except (TrainingDataError, OSError) as error:
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
-    table = Table("variant", title="On reviews held out")
+    source = "generated reviews" if data is None else f"reviews of {data.name}"
+    table = Table("variant", title=f"On {source} held out")
     for heading in ("accuracy", "macro-F1", "mean absolute error"):
         table.add_column(heading, justify="right")
     for variant, figures in metrics.items():

@@ -44,6 +44,7 @@ def submit(stack: Stack, name: str, **reviews: str) -> tuple[str, dict[str, str]
         for group, stream in streams.items()
     }
     overrides["reviews"] |= reviews
+    overrides["application"] = {"bundle_rows": "500"}
     job_id = stack.cluster.submit(
         entry=jobs.ENTRY,
         properties=stack.properties_for("review_scoring", overrides),

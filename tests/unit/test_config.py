@@ -1,9 +1,16 @@
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from flink_jobs.config import ConfigError, ReviewScoringConfig, load_config
+from flink_jobs.config import (
+    JOB_CONFIGS,
+    ConfigError,
+    JobName,
+    ReviewScoringConfig,
+    load_config,
+)
 
 SAMPLE = Path("deploy/runtime_properties.json")
 
@@ -63,13 +70,26 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
 
 def test_values_that_do_not_fit_each_other(tmp_path: Path) -> None:
     properties = groups()
-    properties["application"]["checkpoint_timeout_s"] = "100"
-    properties["endpoint"]["deadline_s"] = "60"
-    properties["endpoint"]["attempt_timeout_s"] = "60"
+    properties["application"] |= {"checkpoint_timeout_s": "100", "bundle_rows": "3000"}
+    properties["endpoint"] |= {"deadline_s": "60", "attempt_timeout_s": "60"}
     found = problems(write(tmp_path / "properties.json", properties))
-    assert len(found) == 2
-    assert "endpoint.attempt_timeout_s = 60.0: must be below" in found[0]
-    assert "at most half of application.checkpoint_timeout_s = 100" in found[1]
+    assert len(found) == 3
+    assert "endpoint.deadline_s = 60.0: must be at least 420.6" in found[0]
+    assert "at most a third of application.checkpoint_timeout_s = 100" in found[1]
+    assert "application.bundle_rows = 3000 of reviews.max_body_bytes = 262144" in found[2]
+
+
+def test_jobs_are_the_same_everywhere() -> None:
+    from deploy.main import JOBS
+
+    assert set(JOBS) == set(JOB_CONFIGS) == set(get_args(JobName))
+
+
+def test_a_group_means_the_same_to_every_job() -> None:
+    models: dict[str, object] = {}
+    for config in JOB_CONFIGS.values():
+        for group, field in config.model_fields.items():
+            assert models.setdefault(group, field.annotation) is field.annotation
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ from typing import Any
 
 import aiohttp
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    CredentialRetrievalError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 
 from tests.endpoint_server import serving
 from udfs.core.endpoint import EndpointOptions, SageMakerInvoke, classified, decode, encode
@@ -101,6 +107,11 @@ def client_error(code: str, status: int, **members: Any) -> ClientError:
         (client_error("", 502), True, None),
         (client_error("ModelError", 424, OriginalStatusCode=503), True, "model_error"),
         (client_error("ModelError", 424, OriginalStatusCode=400), False, "model_error"),
+        (client_error("ModelError", 424, OriginalStatusCode=0), True, "model_error"),
+        (client_error("ExpiredTokenException", 403), True, None),
+        (client_error("RequestTimeout", 408), True, None),
+        (IncompleteReadError(actual_bytes=1, expected_bytes=2), True, None),
+        (CredentialRetrievalError(provider="iam-role", error_msg="slow"), True, None),
         (client_error("413", 413), False, "request_too_large"),
         (client_error("ValidationError", 400), False, None),
         (client_error("AccessDeniedException", 403), False, None),

@@ -44,6 +44,7 @@ def without(name: str) -> bytes:
         (record(review_id=None), "missing_field"),
         (record(review_body=None), "missing_field"),
         (record(review_id=""), "missing_field"),
+        (record(product_category="  "), "missing_field"),
         (record(review_id="R" * 257), "key_too_long"),
         (record(product_category="é" * 129), "key_too_long"),
         (record(review_id="R\t1"), "key_not_printable"),

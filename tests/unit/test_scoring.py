@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from udfs.core.endpoint import encode
 from udfs.core.scoring import (
     Answer,
     EndpointError,
@@ -15,6 +16,7 @@ from udfs.core.scoring import (
     Scorer,
     ScoreReason,
     ScoringOptions,
+    isolation_s,
     pack,
 )
 
@@ -105,7 +107,7 @@ def test_requests_stay_within_rows_and_bytes(texts: list[str], max_bytes: int) -
     assert [text for request in requests for text in request] == texts
     for request in requests:
         assert 1 <= len(request) <= 3
-        assert len(request) == 1 or sum(6 * len(text) + 64 for text in request) <= max_bytes
+        assert len(request) == 1 or len(encode(request)) <= max_bytes
 
 
 def test_a_row_knows_its_request_and_its_place_there() -> None:
@@ -155,13 +157,100 @@ def test_an_answer_that_does_not_fit_its_rows_never_shifts_labels(labels: list[o
     ]
 
 
-@pytest.mark.parametrize("labels", [[], [1, 2], [0], [6], ["2"], [True], [2.0], [None]])
+class BadAnswers(Endpoint):
+    """Answers one text in a form that does not fit, whatever it is asked with."""
+
+    def __init__(self, bad: str, labels: list[object]) -> None:
+        super().__init__()
+        self.bad = bad
+        self.labels = labels
+
+    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        answer = await super().__call__(texts, inference_id)
+        return Answer(self.labels, "A") if self.bad in texts else answer
+
+
+@pytest.mark.parametrize("labels", [[], [1, 2, 3], [0], [6], ["2"], [True], [2.0], [None]])
 def test_a_row_without_a_sound_answer_fails(labels: list[object]) -> None:
-    endpoint = Endpoint([Answer(labels, "A")] * 2)
-    results, _ = score(endpoint, ["a"], max_attempts=2)
-    assert [(row.reason, row.attempts) for row in results if isinstance(row, Failed)] == [
-        ("bad_answer", 2)
-    ]
+    results, _ = score(BadAnswers("b", labels), ["a", "b"], max_attempts=2)
+    assert isinstance(results[0], Scored)
+    assert isinstance(results[1], Failed)
+    # Twice with the other row, twice alone.
+    assert (results[1].reason, results[1].attempts) == ("bad_answer", 4)
+
+
+class Hanging(Endpoint):
+    """Never answers a request with a certain text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.cancelled = 0
+
+    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        if self.text in texts:
+            self.requests.append(list(texts))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return await super().__call__(texts, inference_id)
+
+
+def test_a_row_on_which_the_model_hangs_costs_one_row() -> None:
+    texts = [f"text {row}" for row in range(64)]
+    endpoint = Hanging("text 41")
+    results, _ = score(endpoint, texts, attempt_timeout_s=0.1, max_attempts=2, deadline_s=30)
+    failed = [row for row, result in enumerate(results) if isinstance(result, Failed)]
+    assert failed == [41]
+    assert isinstance(results[41], Failed)
+    assert results[41].reason == "timeout"
+    hung = sum("text 41" in request for request in endpoint.requests)
+    assert hung == endpoint.cancelled == 2 + 1 + 2
+    options = ScoringOptions(attempt_timeout_s=0.1, max_attempts=2)
+    assert hung * 0.1 <= isolation_s(options)
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_when_the_model_fails_every_row_the_endpoint_is_out_of_order(rows: int) -> None:
+    class OutOfOrder(Endpoint):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            raise EndpointError("ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR)
+
+    with pytest.raises(EndpointUnavailableError, match="last failure: ModelError 503"):
+        score(OutOfOrder(), ["a"] * rows, deadline_s=0.2, max_attempts=1)
+
+
+def test_rows_that_are_all_rejected_all_fail() -> None:
+    class Rejecting(Endpoint):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            self.requests.append(list(texts))
+            raise EndpointError("no", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
+
+    endpoint = Rejecting()
+    results, pauses = score(endpoint, ["a"] * 64)
+    assert [type(row) for row in results] == [Failed] * 64
+    assert len(endpoint.requests) == 1 + 8 + 64
+    assert pauses == []
+
+
+def test_nothing_of_a_failed_batch_outlives_the_call() -> None:
+    class NoSuchEndpoint(Hanging):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            if "wrong" in texts:
+                raise EndpointError("no such endpoint", is_retryable=False)
+            return await super().__call__(texts, inference_id)
+
+    async def score_and_look() -> set[asyncio.Task[object]]:
+        scorer = Scorer(endpoint, ScoringOptions(max_request_rows=1))
+        with pytest.raises(EndpointUnavailableError):
+            await scorer.score(["hang", "hang", "wrong"])
+        return asyncio.all_tasks() - {asyncio.current_task()}
+
+    endpoint = NoSuchEndpoint("hang")
+    assert asyncio.run(score_and_look()) == set()
+    assert endpoint.cancelled == 2
 
 
 def test_throttling_does_not_count_against_a_row() -> None:

@@ -48,3 +48,15 @@ def test_the_source_reads_raw_bytes_with_identity_and_arrival() -> None:
     assert options(table)["format"] == "raw"
     for metadata in ("timestamp", "shard-id", "sequence-number"):
         assert f"METADATA FROM '{metadata}' VIRTUAL" in table.ddl
+
+
+def test_an_endpoint_of_https_is_authenticated() -> None:
+    inside_a_vpc = AwsConfig(region="us-east-1", endpoint_url="https://vpce-1.example.com")
+    given = options(streams.scored_reviews_sink(inside_a_vpc, StreamConfig(stream="s")))
+    assert given["aws.endpoint"] == "https://vpce-1.example.com"
+    assert "aws.trust.all.certificates" not in given
+
+
+def test_a_batch_with_its_keys_stays_below_put_records_limit() -> None:
+    given = options(streams.scored_reviews_sink(AWS, StreamConfig(stream="s")))
+    assert int(given["sink.flush-buffer.size"]) + 500 * 256 < 5 * 1024 * 1024

@@ -14,8 +14,7 @@ from typing import Any, Self
 import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore import exceptions as boto
 
 from udfs.core.scoring import Answer, EndpointError, ScoreReason
 
@@ -25,7 +24,9 @@ _RETRYABLE_CODES = frozenset(
     {
         # Throttling comes as a 400: only the code tells.
         "ThrottlingException",
+        "ThrottledException",
         "Throttling",
+        "ProvisionedThroughputExceededException",
         "TooManyRequestsException",
         "RequestLimitExceeded",
         "ModelNotReadyException",
@@ -34,9 +35,23 @@ _RETRYABLE_CODES = frozenset(
         "InternalFailure",
         "InternalDependencyException",
         "InternalServerException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        # Temporary credentials that were renewed too late; the next attempt has new ones.
+        "ExpiredToken",
+        "ExpiredTokenException",
     }
 )
-_RETRYABLE_STATUSES = frozenset({429, 500, 502, 503, 504, 530})
+_RETRYABLE_ERRORS = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    boto.CredentialRetrievalError,
+    boto.MetadataRetrievalError,
+    aiohttp.ClientError,
+    OSError,
+)
+_RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 530})
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,7 @@ class SageMakerInvoke:
         try:
             response = await self._client.invoke_endpoint(**request)
             body = await response["Body"].read()
-        except (ClientError, BotoCoreError, aiohttp.ClientError, OSError) as error:
+        except (boto.ClientError, boto.BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise classified(error) from error
         return Answer(decode(body), response.get("InvokedProductionVariant", ""))
 
@@ -171,14 +186,14 @@ def classified(error: Exception) -> EndpointError:
     """Sort a failed call by whether it may heal and whether its rows may be to blame.
 
     Throttling, 5xx and lost connections heal. A ModelError is about the rows; with an original
-    status 5xx it may heal as well. Whatever else the service says (no such endpoint, no such
-    variant, access denied, no credentials) is about the call itself and no later call mends it.
+    status 5xx, or none, it may heal as well. Whatever else the service says (no such endpoint, no
+    such variant, access denied, no credentials) is about the call itself and no later call mends
+    it.
     """
-    if not isinstance(error, ClientError):
-        is_connection = isinstance(
-            error, HTTPClientError | BotoConnectionError | aiohttp.ClientError | OSError
+    if not isinstance(error, boto.ClientError):
+        return EndpointError(
+            f"{type(error).__name__}: {error}", is_retryable=isinstance(error, _RETRYABLE_ERRORS)
         )
-        return EndpointError(f"{type(error).__name__}: {error}", is_retryable=is_connection)
     response: dict[str, Any] = dict(error.response)
     code = str(response.get("Error", {}).get("Code", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -187,7 +202,8 @@ def classified(error: Exception) -> EndpointError:
         original_status = int(response.get("OriginalStatusCode", 0))
         return EndpointError(
             f"{message} (original status {original_status})",
-            is_retryable=original_status >= 500,
+            # Where the container does not answer in time, SageMaker gives 0 for its status.
+            is_retryable=original_status == 0 or original_status >= 500,
             reason=ScoreReason.MODEL_ERROR,
         )
     if status == 413:

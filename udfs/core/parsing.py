@@ -6,6 +6,7 @@ kept and explained instead of stopping the stream.
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -152,7 +153,8 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode_json = json.JSONDecoder(parse_constant=_reject_constant).decode
+decode_json: Callable[[str], Any] = json.JSONDecoder(parse_constant=_reject_constant).decode
+"""Decode JSON as the standard has it: without NaN and Infinity. Raises ValueError."""
 
 
 def _fields(payload: bytes, options: ParsingOptions) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def _fields(payload: bytes, options: ParsingOptions) -> dict[str, Any]:
 
 def _json_fields(text: str) -> dict[str, Any]:
     try:
-        value = _decode_json(text)
+        value = decode_json(text)
     # Deep nesting ends the C scanner with a RecursionError.
     except (ValueError, RecursionError) as error:
         raise _RejectedError(ParseReason.NOT_JSON, str(error)[:200]) from None
@@ -216,8 +218,8 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 def _key(fields: dict[str, Any], name: str) -> str:
     key = _text(fields, name)
-    if not key:
-        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is empty")
+    if not key or key.isspace():
+        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is blank")
     if not key.isprintable():
         raise _RejectedError(
             ParseReason.KEY_NOT_PRINTABLE, f"{name} has a character that cannot be printed"

@@ -1,29 +1,34 @@
 """Predictions for many texts through one endpoint: packed, concurrent, retried, checked.
 
 Two kinds of failure are kept apart. What the model says about *rows* (it rejects them, or its
-answer does not fit them) ends as `Failed` for the rows to blame, found by halving the request. What
-befalls the *endpoint* (throttling, outage, wrong name) is no fault of any row: it is retried until
-the deadline and then raised, so that the caller reads the same rows again and skips none.
+answer does not fit them) ends as `Failed` for the rows to blame, found by cutting the request up.
+What befalls the *endpoint* (throttling, outage, wrong name) is no fault of any row: it is retried
+until the deadline and then raised, so that the caller reads the same rows again and skips none.
 """
 
 import asyncio
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 MAX_REQUEST_BYTES = 6_291_456
 """Largest InvokeEndpoint body that SageMaker takes."""
 
 _MIN_RATING, _MAX_RATING = 1, 5
 
+# Parts that a rejected request is cut into: eight find a bad row of 64 in two steps, where halves
+# need six, at the price of a few more requests.
+_PARTS = 8
+
 
 class ScoreReason(StrEnum):
     """Why a review has no prediction: the `reason` of its dead letter."""
 
     MODEL_ERROR = "model_error"
+    TIMEOUT = "timeout"
     BAD_ANSWER = "bad_answer"
     REQUEST_TOO_LARGE = "request_too_large"
 
@@ -41,10 +46,10 @@ class ScoringOptions:
     attempt_timeout_s
         One attempt, from sending to the last byte. SageMaker gives the container 60 s.
     max_attempts
-        Failures that its rows may have caused, before a request is halved or its row given up.
+        Failures that its rows may have caused, before a request is cut up or its row given up.
     deadline_s
         From the call to the last answer. A batch under way holds the checkpoint barrier back, so
-        this must be well below the checkpoint timeout.
+        this must be well below the checkpoint timeout; and at least `isolation_s`.
     backoff_base_s, backoff_cap_s
         Attempt k is followed by a pause drawn evenly from 0 to min(cap, base * 2**k): "full
         jitter" of the AWS Architecture Blog, Exponential Backoff And Jitter.
@@ -54,7 +59,7 @@ class ScoringOptions:
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_in_flight: int = 16
     attempt_timeout_s: float = 10.0
-    max_attempts: int = 4
+    max_attempts: int = 3
     deadline_s: float = 120.0
     backoff_base_s: float = 0.05
     backoff_cap_s: float = 5.0
@@ -77,7 +82,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No prediction: why, in words, and after how many attempts."""
+    """No prediction: why, in words, and after how many attempts that the row was part of."""
 
     reason: ScoreReason
     message: str
@@ -132,6 +137,11 @@ def new_inference_id() -> str:
 class Scorer:
     """Scores batches of texts through one `Invoke`.
 
+    A request that the model rejects is cut into parts, until the rejected row stands alone and
+    fails. Where the failure may heal (timeout, 5xx, an answer that does not fit), a row alone is
+    given up only if the endpoint has answered another request of the batch: else it is the
+    endpoint that is out of order.
+
     Parameters
     ----------
     invoke
@@ -164,7 +174,6 @@ class Scorer:
         self._rng = rng or random.Random()
         self._sleep = sleep
         self._new_id = new_id
-        self._last_failure = "none"
 
     async def score(self, texts: Sequence[str]) -> list[Scored | Failed]:
         """Predict the star rating of each text, in order.
@@ -185,49 +194,73 @@ class Scorer:
             The endpoint could not be reached, kept throttling or failing until the deadline, or
             does not know the request's target. No row is to blame.
         """
-        in_flight = asyncio.Semaphore(self._options.max_in_flight)
-
-        async def limited(request: Sequence[str]) -> list[Scored | Failed]:
-            async with in_flight:
-                return await self._request(request)
-
-        tasks = [asyncio.ensure_future(limited(request)) for request in pack(texts, self._options)]
+        batch = _Batch(asyncio.Semaphore(self._options.max_in_flight))
+        requests = pack(texts, self._options)
         try:
             async with asyncio.timeout(self._options.deadline_s):
-                requests = await asyncio.gather(*tasks)
+                return await self._all(
+                    self._request(batch, request, self._options.max_attempts)
+                    for request in requests
+                )
         except TimeoutError:
             raise EndpointUnavailableError(
                 f"no complete answer within {self._options.deadline_s} s; last failure:"
-                f" {self._last_failure}"
+                f" {batch.last_failure}"
             ) from None
+
+    async def _all(
+        self, requests: Iterable[Coroutine[Any, Any, list[Scored | Failed]]]
+    ) -> list[Scored | Failed]:
+        tasks = [asyncio.ensure_future(request) for request in requests]
+        try:
+            return [row for rows in await asyncio.gather(*tasks) for row in rows]
         finally:
+            # After a failure of one: none of the others outlives the call.
             for task in tasks:
                 task.cancel()
-        return [row for request in requests for row in request]
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _request(self, texts: Sequence[str]) -> list[Scored | Failed]:
-        attempts = 0
-        blamed = 0
-        while True:
-            attempts += 1
-            inference_id = self._new_id()
-            try:
-                answer = await self._attempt(texts, inference_id)
-                ratings = checked_ratings(answer.labels, len(texts))
-            except EndpointError as error:
-                self._last_failure = str(error)
-                if error.reason is None and not error.is_retryable:
-                    raise EndpointUnavailableError(str(error)) from error
-                if error.reason is not None:
-                    blamed += 1
-                    if not error.is_retryable or blamed == self._options.max_attempts:
-                        return await self._blame(texts, error, error.reason, attempts)
-                await self._sleep(self._backoff_s(attempts))
-            else:
-                return [
-                    Scored(rating, answer.model_variant, inference_id, row, attempts)
-                    for row, rating in enumerate(ratings)
-                ]
+    async def _request(
+        self, batch: "_Batch", texts: Sequence[str], blames: int, earlier_attempts: int = 0
+    ) -> list[Scored | Failed]:
+        """Ask until there is an answer, or until the rows were to blame `blames` times."""
+        attempts = earlier_attempts
+        async with batch.in_flight:
+            while True:
+                attempts += 1
+                inference_id = self._new_id()
+                try:
+                    answer = await self._attempt(texts, inference_id)
+                    ratings = checked_ratings(answer.labels, len(texts))
+                except EndpointError as error:
+                    batch.last_failure = str(error)
+                    if error.reason is None:
+                        if not error.is_retryable:
+                            raise EndpointUnavailableError(str(error)) from error
+                    else:
+                        blames -= 1
+                        can_be_judged = not error.is_retryable or batch.has_answer
+                        if not error.is_retryable or (
+                            blames <= 0 and (len(texts) > 1 or can_be_judged)
+                        ):
+                            failed = Failed(error.reason, str(error), attempts)
+                            break
+                    await self._sleep(self._backoff_s(attempts - earlier_attempts))
+                else:
+                    batch.has_answer = True
+                    return [
+                        Scored(rating, answer.model_variant, inference_id, row, attempts)
+                        for row, rating in enumerate(ratings)
+                    ]
+        if len(texts) == 1:
+            return [failed]
+        part_rows = -(-len(texts) // _PARTS)
+        # A part of several rows is tried once before it is cut again; a row alone gets its chances.
+        part_blames = self._options.max_attempts if part_rows == 1 else 1
+        return await self._all(
+            self._request(batch, texts[start : start + part_rows], part_blames, attempts)
+            for start in range(0, len(texts), part_rows)
+        )
 
     async def _attempt(self, texts: Sequence[str], inference_id: str) -> Answer:
         timeout_s = self._options.attempt_timeout_s
@@ -235,24 +268,45 @@ class Scorer:
             async with asyncio.timeout(timeout_s):
                 return await self._invoke(texts, inference_id)
         except TimeoutError:
-            raise EndpointError(f"no answer within {timeout_s} s", is_retryable=True) from None
-
-    async def _blame(
-        self, texts: Sequence[str], error: EndpointError, reason: ScoreReason, attempts: int
-    ) -> list[Scored | Failed]:
-        """Halve a rejected request until the rejected row stands alone."""
-        if len(texts) == 1:
-            return [Failed(reason, str(error), attempts)]
-        middle = len(texts) // 2
-        return [
-            *await self._request(texts[:middle]),
-            *await self._request(texts[middle:]),
-        ]
+            raise EndpointError(
+                f"no answer within {timeout_s} s", is_retryable=True, reason=ScoreReason.TIMEOUT
+            ) from None
 
     def _backoff_s(self, attempts: int) -> float:
         # The exponent is bounded because 2**attempts of a long outage overflows a float.
         bound_s = self._options.backoff_base_s * 2.0 ** min(attempts, 30)
         return self._rng.uniform(0.0, min(self._options.backoff_cap_s, bound_s))
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What the requests of one batch share."""
+
+    in_flight: asyncio.Semaphore
+    has_answer: bool = False
+    last_failure: str = "none"
+
+
+def isolation_s(options: ScoringOptions) -> float:
+    """Return how long it takes at most to find one row on which the model hangs, in seconds.
+
+    The whole request and the row alone are tried `max_attempts` times, the parts between once;
+    pauses are drawn at their longest. The deadline must leave room for it, or one such row would
+    fail the job again and again.
+
+    >>> isolation_s(ScoringOptions(max_request_rows=1, attempt_timeout_s=1.0, max_attempts=1))
+    1.0
+    """
+    levels, rows = 0, options.max_request_rows
+    while rows > 1:
+        rows = -(-rows // _PARTS)
+        levels += 1
+    attempts = options.max_attempts * (1 if levels == 0 else 2) + max(0, levels - 1)
+    pauses_s = sum(
+        min(options.backoff_cap_s, options.backoff_base_s * 2.0 ** min(attempt, 30))
+        for attempt in range(1, options.max_attempts)
+    )
+    return attempts * options.attempt_timeout_s + pauses_s * (1 if levels == 0 else 2)
 
 
 def pack(texts: Sequence[str], options: ScoringOptions) -> Iterator[Sequence[str]]:
