@@ -6,12 +6,12 @@ UV_VERSION := 0.13.9
 
 VENV := .venv
 BIN := $(VENV)/bin
-UV := build/uv/bin/uv
+UV := build/uv-$(UV_VERSION)/bin/uv
 JAR := build/flink-aws-connectors.jar
 MODEL := build/model/metrics.json
 OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate $(RATE)) \
 	$(if $(LIMIT),--limit $(LIMIT)) $(if $(DURATION),--duration $(DURATION)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS))
+	$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,11 +32,11 @@ typecheck: build/.setup ## mypy, strict where PyFlink is not involved
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
 
-run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b)
+run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)
 
 cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; they stay
-	@$(BIN)/python -m deploy.local cluster
+	@$(BIN)/python -m deploy.local cluster $(ARGS)
 
 submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs $(JOBS))
@@ -55,13 +55,16 @@ clean: ## remove everything that was built or installed
 $(UV):
 	@deploy/local/check-tools.sh $(PYTHON)
 	@echo "installing uv $(UV_VERSION)"
-	@$(PYTHON) -m venv build/uv
-	@build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(PYTHON) -m venv build/uv-$(UV_VERSION)
+	@build/uv-$(UV_VERSION)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-build/.setup: requirements.lock $(UV)
+# Order only: the interpreter's time is that of the system's, which the link leads to.
+$(BIN)/python: | $(UV)
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+
+build/.setup: requirements.lock $(UV) $(BIN)/python
 	@deploy/local/check-tools.sh $(PYTHON)
 	@echo "installing the locked packages into $(VENV)"
-	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) $(VENV)
 	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	@touch $@
 
@@ -72,5 +75,5 @@ $(JAR): deploy/pom.xml
 	@mvn --quiet --batch-mode --file deploy/pom.xml package >build/maven.log 2>&1 || \
 		{ tail -n 20 build/maven.log >&2; echo "Maven failed: see build/maven.log" >&2; exit 1; }
 
-$(MODEL): deploy/model/train.py deploy/local/generator.py deploy/local/texts.py build/.setup
+$(MODEL): deploy/model/train.py deploy/model/inference.py deploy/local/generator.py deploy/local/texts.py build/.setup
 	@$(BIN)/python -m deploy.model.train --output build/model

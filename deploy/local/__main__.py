@@ -1,60 +1,175 @@
-"""The laptop's commands: `python -m deploy.local run|cluster|submit|stop`.
+"""The laptop's commands: `python -m deploy.local run|cluster|submit|send|stop`.
 
 The Makefile's targets of these names set everything up and call them.
 """
 
+import contextlib
+import shlex
 import signal
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from deploy.local import jobs
+from deploy.local import jobs, texts
+from deploy.local.cluster import FlinkClientError
+from deploy.local.generator import GeneratorOptions, generate
 from deploy.local.process import PartError, shown
+from deploy.local.records import Outgoing
+from deploy.local.replay import replay
+from deploy.local.run import RunError, RunOptions
+from deploy.local.run import run as carry_through
+from deploy.local.sender import Sender
 from deploy.local.stack import (
+    TRUTH,
     NoStackError,
     StackRunningError,
     attach,
     start_detached,
     stop_detached,
 )
-from flink_jobs.config import ConfigError
+from flink_jobs.config import ConfigError, ReviewsConfig, load_config
 
 RUN_DIR = Path("build/run")
+
+_PROGRESS_S = 0.5
+_DEFAULTS = GeneratorOptions()
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     help="Reviews, AWS and a Flink cluster on this machine.",
 )
 console = Console()
+errors = Console(stderr=True)
+
+_GENERATOR = "Generator (where no file is given)"
+
+ReviewsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Replay this file: 15- or 4-column TSV (plain or .gz), JSON lines.",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+RateOption = Annotated[float, typer.Option(help="Reviews a second; 0: as fast as it goes.", min=0)]
+LimitOption = Annotated[int | None, typer.Option(help="Send so many and end.", min=1)]
+DurationOption = Annotated[
+    float | None, typer.Option(help="Send for so many seconds and end.", min=0.1)
+]
+SeedOption = Annotated[int, typer.Option(help="Seed.", rich_help_panel=_GENERATOR)]
+LateShareOption = Annotated[
+    float,
+    typer.Option(
+        help="Share of reviews at least a minute beyond the watermark delay, 0 to 0.5.",
+        rich_help_panel=_GENERATOR,
+    ),
+]
+BrokenShareOption = Annotated[
+    float, typer.Option(help="Share of broken records, 0 to 0.5.", rich_help_panel=_GENERATOR)
+]
+CategoriesOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Comma-separated; all by default: {', '.join(texts.CATEGORIES)}.",
+        rich_help_panel=_GENERATOR,
+    ),
+]
+BurstEveryOption = Annotated[
+    int, typer.Option(help="A burst of outrage every so many records.", rich_help_panel=_GENERATOR)
+]
+BurstReviewsOption = Annotated[
+    int, typer.Option(help="Reviews of a burst; 0: no bursts.", rich_help_panel=_GENERATOR)
+]
+ShardsOption = Annotated[int, typer.Option(help="Shards of the stream of reviews.", min=1, max=100)]
+JobsOption = Annotated[str | None, typer.Option("--jobs", help="Comma-separated; all by default.")]
 
 
 def _fail(error: object, code: int) -> typer.Exit:
-    console.print(str(error), style="red", markup=False, soft_wrap=True)
+    errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
     return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _failures_in_words() -> Iterator[None]:
+    """End the command with one clear message: status 2 for the user's input, else 1."""
+    try:
+        yield
+    except ConfigError as error:
+        raise _fail(error, 2) from None
+    except NoStackError as error:
+        raise _fail(f"{error}; start one with: make cluster", 1) from None
+    except (
+        RunError,
+        PartError,
+        FlinkClientError,
+        StackRunningError,
+        BotoCoreError,
+        ClientError,
+        OSError,
+    ) as error:
+        raise _fail(error, 1) from None
+
+
+def _chosen(names: str | None) -> tuple[str, ...]:
+    try:
+        return jobs.chosen(names)
+    except ValueError as error:
+        raise _fail(error, 2) from None
+
+
+def _records(
+    config: ReviewsConfig,
+    file: Path | None,
+    seed: int,
+    late_share: float,
+    broken_share: float,
+    categories: str | None,
+    burst_every: int,
+    burst_reviews: int,
+) -> Iterator[Outgoing]:
+    try:
+        if file is not None:
+            return replay(file, config.format)
+        options = GeneratorOptions(
+            format=config.format,
+            categories=texts.CATEGORIES
+            if categories is None
+            else [name.strip() for name in categories.split(",")],
+            late_share=late_share,
+            broken_share=broken_share,
+            burst_every=burst_every,
+            burst_reviews=burst_reviews,
+            max_body_bytes=config.max_body_bytes,
+        )
+        return generate(options, seed, time.time)
+    except (ValueError, OSError) as error:
+        raise _fail(error, 2) from None
 
 
 @app.command()
 def run(
-    reviews: Annotated[
-        Path | None,
-        typer.Option(help="Replay this file: 15- or 4-column TSV (plain or .gz), JSON lines."),
-    ] = None,
-    rate: Annotated[
-        float, typer.Option(help="Reviews a second; 0: as fast as it goes.", min=0)
-    ] = 200.0,
-    limit: Annotated[int | None, typer.Option(help="Send so many and end.", min=1)] = None,
-    duration: Annotated[
-        float | None, typer.Option(help="Send for so many seconds and end.", min=0.1)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = 1,
-    only_jobs: Annotated[
-        str | None, typer.Option("--jobs", help="Comma-separated; all by default.")
-    ] = None,
+    reviews: ReviewsOption = None,
+    rate: RateOption = 200.0,
+    limit: LimitOption = None,
+    duration: DurationOption = None,
+    only_jobs: JobsOption = None,
+    shards: ShardsOption = 2,
+    seed: SeedOption = 1,
+    late_share: LateShareOption = _DEFAULTS.late_share,
+    broken_share: BrokenShareOption = _DEFAULTS.broken_share,
+    categories: CategoriesOption = None,
+    burst_every: BurstEveryOption = _DEFAULTS.burst_every,
+    burst_reviews: BurstReviewsOption = _DEFAULTS.burst_reviews,
     run_dir: Annotated[Path, typer.Option(help="Logs, truth and summary.")] = RUN_DIR,
 ) -> None:
     """Run everything: emulator, endpoint, cluster, jobs, reviews.
@@ -62,76 +177,106 @@ def run(
     Without a file, a limit or a duration it runs until Ctrl-C. Exits with 1 where the counts do
     not reconcile.
 
-    Examples: `make run`, `make run LIMIT=2000 SEED=7`, `make run REVIEWS=reviews.tsv.gz RATE=500`
-    """
-    from deploy.local.cluster import FlinkClientError, JobFailedError
-    from deploy.local.run import RunError, RunOptions
-    from deploy.local.run import run as carry_through
+    For example:
 
+    - `python -m deploy.local run`
+    - `python -m deploy.local run --limit 2000 --seed 7 --shards 4`
+    - `python -m deploy.local run --reviews reviews.tsv.gz --rate 500`
+    - `python -m deploy.local run --duration 60 --late-share 0.02 --broken-share 0.1`
+    """
     # As after Ctrl-C twice: what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        summary = carry_through(
-            RunOptions(
-                run_dir=run_dir,
-                reviews=reviews,
-                rate_per_s=rate or None,
-                limit=limit,
-                duration_s=duration,
-                seed=seed,
-                jobs=jobs.chosen(only_jobs),
-            ),
-            console,
+    with _failures_in_words():
+        config = load_config(jobs.PROPERTIES)
+        chosen = _chosen(only_jobs)
+        records = _records(
+            config.reviews,
+            reviews,
+            seed,
+            late_share,
+            broken_share,
+            categories,
+            burst_every,
+            burst_reviews,
         )
-    except (ConfigError, ValueError) as error:
-        raise _fail(error, 2) from None
-    except (
-        RunError,
-        PartError,
-        FlinkClientError,
-        JobFailedError,
-        StackRunningError,
-        OSError,
-    ) as error:
-        raise _fail(error, 1) from None
-    except KeyboardInterrupt:
-        raise _fail("ended by Ctrl-C; nothing is left running", 130) from None
+        options = RunOptions(
+            run_dir=run_dir,
+            rate_per_s=rate or None,
+            limit=limit,
+            duration_s=duration,
+            shards=shards,
+            jobs=chosen,
+        )
+        try:
+            summary = carry_through(options, config, records, console)
+        except KeyboardInterrupt:
+            raise _fail("ended by Ctrl-C; nothing is left running", 130) from None
     raise typer.Exit(0 if summary.reconciled else 1)
 
 
 @app.command()
-def cluster(run_dir: Annotated[Path, typer.Option(help="Logs and state.")] = RUN_DIR) -> None:
-    """Start emulator, endpoint and cluster, and leave them running. Then: `make submit`."""
-    try:
+def cluster(
+    shards: ShardsOption = 2,
+    run_dir: Annotated[Path, typer.Option(help="Logs and state.")] = RUN_DIR,
+) -> None:
+    """Start emulator, endpoint and cluster, and leave them running.
+
+    For example:
+
+    - `python -m deploy.local cluster`
+    - `python -m deploy.local cluster --shards 4`
+    """
+    with _failures_in_words():
+        load_config(jobs.PROPERTIES)
         with console.status("starting AWS emulator, endpoint and Flink cluster"):
-            info = start_detached(run_dir, model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES)
-    except (PartError, StackRunningError, OSError, ValueError) as error:
-        raise _fail(error, 1) from None
-    # So that flink run works by hand too.
-    jobs.write_pyfiles()
-    for job in jobs.JOBS:
-        info.properties_for(job)
+            info = start_detached(
+                run_dir, model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES, shards=shards
+            )
+        # So that flink run works by hand too.
+        jobs.write_pyfiles()
+        for job in jobs.JOBS:
+            info.properties_for(job)
     console.print(f"Flink web UI  {info.web_ui_url}", highlight=False)
     console.print(f"AWS emulator  {info.emulator_url}", highlight=False)
     console.print(f"endpoint      {info.endpoint_url}", highlight=False)
-    console.print("next: make submit; when done: make stop")
+    send_line = shlex.join([shown(Path(sys.executable)), "-m", "deploy.local", "send"])
+    console.print(
+        f"next: make submit, then {send_line} --limit 500; when done: make stop",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()
 def submit(
-    only_jobs: Annotated[
-        str | None, typer.Option("--jobs", help="Comma-separated; all by default.")
-    ] = None,
+    only_jobs: JobsOption = None,
     run_dir: Annotated[Path, typer.Option(help="That of the cluster.")] = RUN_DIR,
 ) -> None:
-    """Submit jobs to the running cluster with plain `flink run`, and show that line."""
-    from deploy.local.cluster import FlinkClientError
+    """Submit jobs to the running cluster with plain `flink run`, and show that line.
 
-    try:
+    For example:
+
+    - `python -m deploy.local submit`
+    - `python -m deploy.local submit --jobs review_scoring`
+    """
+    chosen = _chosen(only_jobs)
+    with _failures_in_words():
         info = attach(run_dir)
-        for job in jobs.chosen(only_jobs):
-            flink = info.flink()
-            properties, pyfiles = info.properties_for(job), jobs.write_pyfiles()
+        load_config(info.properties)
+        flink = info.flink()
+        running = {job.name: job for job in flink.jobs() if not job.has_ended}
+        for job in chosen:
+            if job in running:
+                # Two of them would each score everything.
+                raise _fail(
+                    f"{job} runs already: job {running[job].job_id},"
+                    f" {info.web_ui_url}/#/job/{running[job].job_id}/overview",
+                    1,
+                )
+        pyfiles = jobs.write_pyfiles()
+        for job in chosen:
+            properties = info.properties_for(job)
             console.print(
                 flink.command_line(
                     entry=jobs.ENTRY, properties=properties, jarfile=jobs.JAR, pyfiles=pyfiles
@@ -146,17 +291,78 @@ def submit(
             console.print(
                 f"{job}: job {job_id}, {info.web_ui_url}/#/job/{job_id}/overview", soft_wrap=True
             )
-    except NoStackError as error:
-        raise _fail(f"{error}; start one with: make cluster", 1) from None
-    except ValueError as error:
-        raise _fail(error, 2) from None
-    except (FlinkClientError, PartError, OSError) as error:
-        raise _fail(error, 1) from None
+
+
+@app.command()
+def send(
+    reviews: ReviewsOption = None,
+    rate: RateOption = 200.0,
+    limit: LimitOption = None,
+    duration: DurationOption = None,
+    seed: SeedOption = 1,
+    late_share: LateShareOption = _DEFAULTS.late_share,
+    broken_share: BrokenShareOption = _DEFAULTS.broken_share,
+    categories: CategoriesOption = None,
+    burst_every: BurstEveryOption = _DEFAULTS.burst_every,
+    burst_reviews: BurstReviewsOption = _DEFAULTS.burst_reviews,
+    run_dir: Annotated[Path, typer.Option(help="That of the cluster.")] = RUN_DIR,
+) -> None:
+    """Send reviews into the stream of the running cluster.
+
+    Without a file, a limit or a duration it sends until Ctrl-C. `truth.jsonl` in the run
+    directory says what was sent last.
+
+    For example:
+
+    - `python -m deploy.local send --limit 500`
+    - `python -m deploy.local send --reviews reviews.tsv.gz --rate 0`
+    - `python -m deploy.local send --duration 60 --seed 2 --broken-share 0.1`
+    """
+    with _failures_in_words():
+        info = attach(run_dir)
+        config = load_config(info.properties)
+        records = _records(
+            config.reviews,
+            reviews,
+            seed,
+            late_share,
+            broken_share,
+            categories,
+            burst_every,
+            burst_reviews,
+        )
+        sender = Sender(
+            info.client("kinesis", attempts=1),
+            config.reviews.stream,
+            records,
+            info.run_dir / TRUTH,
+            rate_per_s=rate or None,
+            limit=limit,
+            duration_s=duration,
+        )
+        sender.start()
+        with console.status("sending") as status:
+            while sender.is_alive():
+                try:
+                    sender.join(_PROGRESS_S)
+                    status.update(f"sending: {sender.sent:,}")
+                except KeyboardInterrupt:
+                    sender.stop()
+        if sender.error is not None:
+            raise _fail(f"sending ended after {sender.sent:,} reviews: {sender.error}", 1)
+    console.print(f"sent {sender.sent:,} to the stream {config.reviews.stream}", highlight=False)
+    if sender.refused:
+        console.print(f"{sender.refused:,} exceed Kinesis's 1 MiB and were not sent")
 
 
 @app.command()
 def stop(run_dir: Annotated[Path, typer.Option(help="That of the cluster.")] = RUN_DIR) -> None:
-    """End what `make cluster` started, jobs included."""
+    """End what `cluster` started, jobs included.
+
+    For example:
+
+    - `python -m deploy.local stop`
+    """
     with console.status("stopping"):
         was_running = stop_detached(run_dir)
     console.print("stopped" if was_running else f"no cluster runs in {shown(run_dir)}")

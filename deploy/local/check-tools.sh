@@ -24,7 +24,10 @@ case $version in
 *) lacks "Java 11 or 17 is needed, '$java' is ${version:-missing}: install it (Debian: apt install openjdk-17-jdk-headless; macOS: brew install openjdk@17) and let JAVA_HOME point to it" ;;
 esac
 
-if ! mvn --version >/dev/null 2>&1; then
-    lacks "Maven 3 is needed, 'mvn' is missing or does not start: install it (Debian: apt install maven; macOS: brew install maven)"
-fi
+# Colours off: "Apache Maven 3.8.7" may come in bold.
+version=$(mvn --batch-mode --version 2>/dev/null | sed -n 's/.*Apache Maven \([0-9.]*\).*/\1/p' | head -n 1)
+case $version in
+[4-9]* | 3.[3-9]* | 3.[12][0-9]* | 3.2.[5-9]* | 3.2.[1-9][0-9]*) ;;
+*) lacks "Maven 3.2.5 or newer is needed, 'mvn' is ${version:-missing or does not start}: install it (Debian: apt install maven; macOS: brew install maven)" ;;
+esac
 exit $status

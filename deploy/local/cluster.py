@@ -61,6 +61,10 @@ logger.netty.level = OFF
 """
 
 
+ENDED_STATES = frozenset({"FINISHED", "FAILED", "CANCELED"})
+"""States of a job that it never leaves."""
+
+
 class FlinkClientError(RuntimeError):
     """``bin/flink`` failed; the message holds what it printed, less the Java stack frames."""
 
@@ -86,6 +90,27 @@ class Job:
     job_id: str
     name: str
     state: str
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will never run again."""
+        return self.state in ENDED_STATES
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failure of a job, after which it may have been restarted.
+
+    Attributes
+    ----------
+    time_ms
+        When, from the epoch.
+    why
+        Its stack trace, less the Java stack frames.
+    """
+
+    time_ms: int
+    why: str
 
 
 def flink_home() -> Path:
@@ -220,14 +245,17 @@ class FlinkClient:
         """Return the shell line that submits a job to this cluster, as messages show it."""
         flink = shlex.join(["bash", shown(self._home / "bin" / "flink")])
         run = self._run_arguments(
-            *(Path(shown(path)) for path in (entry, properties, jarfile, pyfiles))
+            Path(shown(entry)), Path(shown(properties)), Path(shown(jarfile)), Path(shown(pyfiles))
         )
         return f"FLINK_CONF_DIR={shlex.quote(shown(self._conf_dir))} {flink} {shlex.join(run)}"
 
     @staticmethod
-    def _run_arguments(entry: Path, properties: Path, jarfile: Path, pyfiles: Path) -> list[str]:
+    def _run_arguments(
+        entry: Path, properties: Path, jarfile: Path, pyfiles: Path, savepoint: str | None = None
+    ) -> list[str]:
+        restored = [] if savepoint is None else ["--fromSavepoint", savepoint]
         return [
-            *["run", "-d", "--python", str(entry), "--pyFiles", str(pyfiles)],
+            *["run", "-d", *restored, "--python", str(entry), "--pyFiles", str(pyfiles)],
             *["--jarfile", str(jarfile), "--properties", str(properties)],
         ]
 
@@ -238,6 +266,7 @@ class FlinkClient:
         properties: Path,
         jarfile: Path,
         pyfiles: Path,
+        savepoint: str | None = None,
         timeout_s: float = 120.0,
     ) -> str:
         """Submit a job with ``flink run -d``; returns when the cluster has accepted it.
@@ -252,6 +281,9 @@ class FlinkClient:
             The connectors' jar.
         pyfiles
             A zip of the packages that script and workers import.
+        savepoint
+            Path or URI of a savepoint, as `stop_job` returns it, whose state the job takes over;
+            None: it starts without state.
         timeout_s
             How long the client may take, in seconds.
 
@@ -265,14 +297,14 @@ class FlinkClient:
         FlinkClientError
             When the client fails or submits no job; holds its output, the script's included.
         """
-        arguments = self._run_arguments(entry, properties, jarfile, pyfiles)
+        arguments = self._run_arguments(entry, properties, jarfile, pyfiles, savepoint)
         output = self._flink(f"submit-{properties.stem}", arguments, timeout_s)
         submitted = re.search(r"Job has been submitted with JobID ([0-9a-f]{32})", output)
         if submitted is None:
             raise FlinkClientError(f"{shown(entry)} submitted no job:\n{readable(output)}")
         return submitted[1]
 
-    def stop_job(self, job_id: str, *, drain: bool = True, timeout_s: float = 120.0) -> None:
+    def stop_job(self, job_id: str, *, drain: bool = True, timeout_s: float = 120.0) -> str:
         """Stop a job with ``flink stop`` and wait until it is ``FINISHED``.
 
         Parameters
@@ -284,6 +316,11 @@ class FlinkClient:
         timeout_s
             For the client and again for the job to finish, in seconds.
 
+        Returns
+        -------
+        str
+            URI of the savepoint that was taken.
+
         Raises
         ------
         FlinkClientError
@@ -294,13 +331,17 @@ class FlinkClient:
         savepoints = (self.run_dir / "savepoints").as_uri()
         drains = ["--drain"] if drain else []
         arguments = ["stop", *drains, "--savepointPath", savepoints, job_id]
-        self._flink(f"stop-{job_id}", arguments, timeout_s)
+        output = self._flink(f"stop-{job_id}", arguments, timeout_s)
+        savepoint = re.search(r"Savepoint completed\. Path: (\S+)", output)
+        if savepoint is None:
+            raise FlinkClientError(f"job {job_id} gave no savepoint:\n{readable(output)}")
         deadline = time.monotonic() + timeout_s
         while (state := self.job_state(job_id)) != "FINISHED":
             if state in ("FAILED", "CANCELED") or time.monotonic() > deadline:
                 why = self.exceptions(job_id) or "no exception is recorded"
                 raise JobFailedError(f"job {job_id} is {state} after its stop: {why}")
             time.sleep(_POLL_S)
+        return savepoint[1]
 
     def jobs(self) -> list[Job]:
         """Return the jobs that the cluster knows, ended ones included.
@@ -319,8 +360,13 @@ class FlinkClient:
 
     def exceptions(self, job_id: str) -> str:
         """Return why a job failed last, less the Java stack frames; empty if it never did."""
+        failures = self.failures(job_id)
+        return failures[0].why if failures else ""
+
+    def failures(self, job_id: str) -> list[Failure]:
+        """Return the last failures of a job, the newest first; Flink keeps 16 of them."""
         history = self._get(f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
-        return readable(history[0]["stacktrace"]) if history else ""
+        return [Failure(entry["timestamp"], readable(entry["stacktrace"])) for entry in history]
 
     def _get(self, path: str) -> Any:
         with direct_opener().open(self.rest_url + path, timeout=_REST_TIMEOUT_S) as response:
@@ -398,7 +444,7 @@ class FlinkCluster(FlinkClient):
         super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region)
         for path in (self.run_dir, self._home):
             if re.search(r"\s", str(path)):
-                raise ValueError(f"Flink's scripts cannot work below a path with blanks: {path}")
+                raise OSError(f"Flink's scripts cannot work below a path with blanks: {path}")
         self._slots_total = task_managers * slots
         self._config = cluster_config(
             self.run_dir,

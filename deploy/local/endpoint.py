@@ -22,9 +22,9 @@ import typer
 from aiohttp import web
 
 from deploy.model import inference
+from udfs.core.scoring import MAX_REQUEST_BYTES
 
 HOST = "127.0.0.1"
-MAX_BODY_BYTES = 6_291_456
 
 _ACCOUNT = "123456789012"
 _REGION = "us-east-1"
@@ -133,7 +133,7 @@ class Endpoint:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge as error:
             raise ServiceError(
-                413, None, f"HTTP content length exceeded {MAX_BODY_BYTES} bytes."
+                413, None, f"HTTP content length exceeded {MAX_REQUEST_BYTES} bytes."
             ) from error
         variant = self._variant(
             request.match_info["name"], request.headers.get("X-Amzn-SageMaker-Target-Variant")
@@ -213,7 +213,7 @@ def create_app(name: str, models: Mapping[str, Any], *, seed: int = 0) -> web.Ap
         No model at all.
     """
     endpoint = Endpoint(name, models, seed=seed)
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app = web.Application(client_max_size=MAX_REQUEST_BYTES)
     app.cleanup_ctx.append(endpoint.closing)
     app.router.add_post("/endpoints/{name}/invocations", endpoint.invoke)
     app.router.add_get("/ping", endpoint.ping)

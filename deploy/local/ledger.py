@@ -5,7 +5,7 @@ again in the same place) is counted and dropped.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Summary:
     seconds: float
     truth_matches: bool | None
     problems: tuple[str, ...]
+    refused: int = 0
 
     @property
     def reconciled(self) -> bool:
@@ -43,7 +44,11 @@ class Summary:
         return not self.problems
 
     def as_json(self) -> dict[str, Any]:
-        """Return the summary as JSON; `truth_matches` only where the truth is known."""
+        """Return the summary as JSON.
+
+        `truth_matches` only where the truth is known, `refused` (records that no Kinesis stream
+        can take) only where there are any.
+        """
         document: dict[str, Any] = {
             "sent": self.sent,
             "scored": self.scored,
@@ -57,6 +62,8 @@ class Summary:
         }
         if self.truth_matches is not None:
             document["truth_matches"] = self.truth_matches
+        if self.refused:
+            document["refused"] = self.refused
         return document
 
 
@@ -68,6 +75,7 @@ class Ledger:
     --------
     >>> ledger = Ledger()
     >>> record = SourceId("shardId-000000000000", "1")
+    >>> ledger.add_acknowledged(record)
     >>> ledger.add_sent(record)
     >>> ledger.unaccounted
     1
@@ -77,6 +85,7 @@ class Ledger:
     0
     """
 
+    acknowledged: set[SourceId] = field(default_factory=set)
     sent: set[SourceId] = field(default_factory=set)
     scored: set[SourceId] = field(default_factory=set)
     dead: dict[SourceId, tuple[str, str]] = field(default_factory=dict)
@@ -85,8 +94,12 @@ class Ledger:
     fates: dict[SourceId, str] = field(default_factory=dict)
     repeats: int = 0
 
+    def add_acknowledged(self, source_id: SourceId) -> None:
+        """Note a record that the stream has confirmed to the sender."""
+        self.acknowledged.add(source_id)
+
     def add_sent(self, source_id: SourceId) -> None:
-        """Note a record of the `reviews` stream."""
+        """Note a record that was found in the `reviews` stream."""
         self.sent.add(source_id)
 
     def add_fate(self, source_id: SourceId, fate: str) -> None:
@@ -122,8 +135,20 @@ class Ledger:
             - len((self.sent & self.dead.keys()) - self.scored)
         )
 
-    def summary(self, seconds: float) -> Summary:
-        """Reconcile: count every place, and put in words whatever does not add up."""
+    def summary(
+        self, seconds: float, *, refused: int = 0, other_problems: Sequence[str] = ()
+    ) -> Summary:
+        """Reconcile: count every place, and put in words whatever does not add up.
+
+        Parameters
+        ----------
+        seconds
+            How long the run took.
+        refused
+            Records that were not sent because no Kinesis stream can take them.
+        other_problems
+            What else went wrong in the run; with any, it does not reconcile.
+        """
         oversize = {key for key, (_, reason) in self.dead.items() if reason == "oversize"}
         letters: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for stage, reason in self.dead.values():
@@ -139,19 +164,22 @@ class Ledger:
             "oversize, yet in the raw archive": self.s3_raw & oversize,
             "scored, yet missing in the scored archive": self.scored - self.s3_scored,
             "in the scored archive, yet not scored": self.s3_scored - self.scored,
-            "sent, yet not in the stream": self.fates.keys() - self.sent,
+            "acknowledged, yet not in the stream": self.acknowledged - self.sent,
+            "in the stream, yet not acknowledged": self.sent - self.acknowledged,
         }
-        words = [
+        words = [*other_problems]
+        words += [
             f"{len(records)} {problem}, such as {min(records)}"
             for problem, records in problems.items()
             if records
         ]
-        wrong = [key for key, fate in self.fates.items() if not self._met(key, fate)]
+        wrong = self._against_the_truth()
         if wrong:
             first = min(wrong)
             words.append(
                 f"{len(wrong)} met another fate than generated, such as {first}:"
-                f" {self.dead.get(first, 'no dead letter')} instead of {self.fates[first]}"
+                f" {self.dead.get(first, 'no dead letter')} instead of"
+                f" {self.fates.get(first, 'none: it was not generated')}"
             )
         return Summary(
             sent=len(self.sent),
@@ -166,6 +194,7 @@ class Ledger:
             seconds=seconds,
             truth_matches=not wrong if self.fates else None,
             problems=tuple(words),
+            refused=refused,
         )
 
     def _add(self, place: set[SourceId], source_id: SourceId) -> bool:
@@ -174,6 +203,17 @@ class Ledger:
             return False
         place.add(source_id)
         return True
+
+    def _against_the_truth(self) -> list[SourceId]:
+        if not self.fates:
+            return []
+        wrong = [key for key, fate in self.fates.items() if not self._met(key, fate)]
+        wrong += [
+            key
+            for key, (stage, _) in self.dead.items()
+            if stage in ("parse", "score") and key not in self.fates
+        ]
+        return wrong
 
     def _met(self, source_id: SourceId, fate: str) -> bool:
         if fate == "scored":

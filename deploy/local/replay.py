@@ -8,16 +8,14 @@ or without a header line), and JSON lines.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
 
 from deploy.local.generator import COLUMNS
 from deploy.local.records import Outgoing, encode, partition_key, to_json
-from udfs.core.parsing import ReviewFormat
+from udfs.core.parsing import ReviewFormat, decode_json
 
 _FOUR_COLUMNS = ("review_id", "product_category", "star_rating", "review_body")
 _LAYOUTS = {len(columns): columns for columns in (COLUMNS, _FOUR_COLUMNS)}
@@ -133,7 +131,7 @@ def _of_row(row: Mapping[str, str], format: ReviewFormat) -> Outgoing:
 
 def _of_json(line: bytes, format: ReviewFormat) -> Outgoing:
     try:
-        row = json.loads(line.decode(), parse_constant=_reject_constant)
+        row = decode_json(line.decode())
     # A deeply nested line ends in a RecursionError.
     except (ValueError, RecursionError):
         return _as_it_is(line)
@@ -173,7 +171,3 @@ def _rating(value: object) -> int | None:
     # Tools that read ratings as floats write 5.0.
     text = str(value).strip().removesuffix(".0")
     return int(text) if text in ("1", "2", "3", "4", "5") else None
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

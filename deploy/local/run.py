@@ -14,19 +14,20 @@ from rich.live import Live
 from rich.table import Table
 
 from deploy.local import jobs
-from deploy.local.generator import GeneratorOptions, generate
+from deploy.local.cluster import ENDED_STATES, FlinkClientError, JobFailedError
 from deploy.local.ledger import Ledger, SourceId, Summary
 from deploy.local.records import Outgoing
-from deploy.local.replay import replay
 from deploy.local.sender import Sender
-from deploy.local.stack import BUCKET, Stack, StackOptions
+from deploy.local.stack import BUCKET, SUMMARY, TRUTH, Stack, StackOptions
 from deploy.local.tails import ArchiveTail, Arrived, StreamTail, Tail
 from deploy.local.view import LATEST_ROWS, LatestReview, Snapshot, View
-from flink_jobs.config import ReviewScoringConfig, load_config
+from flink_jobs.config import ReviewScoringConfig
 
 _REFRESH_S = 0.5
 _PLAIN_LINE_S = 5.0
 _JOB_CHECK_S = 2.0
+_REST_PATIENCE_S = 30.0
+_THREAD_END_S = 1.0
 
 
 class RunError(RuntimeError):
@@ -41,32 +42,26 @@ class RunOptions:
     ----------
     run_dir
         Logs, the truth and the summary.
-    reviews
-        A file to replay; None: the generator.
     rate_per_s
         Reviews a second; None: as fast as the stream takes them.
     limit, duration_s
-        Bounds; without them, and without a file, the run lasts until Ctrl-C.
-    seed
-        Of the generator.
+        Bounds; without them, and with records without end, the run lasts until Ctrl-C.
+    shards
+        Of the stream of reviews.
     jobs
         Jobs to submit, upstream first.
     stall_timeout_s
         When nothing has come through for so long after the last review was sent, the run gives
         up waiting and reports what is missing.
-    overrides
-        Runtime properties by group and key, over the local sample's.
     """
 
     run_dir: Path
-    reviews: Path | None = None
     rate_per_s: float | None = 200.0
     limit: int | None = None
     duration_s: float | None = None
-    seed: int = 1
+    shards: int = 2
     jobs: tuple[str, ...] = jobs.JOBS
     stall_timeout_s: float = 120.0
-    overrides: Mapping[str, Mapping[str, str]] | None = None
 
 
 class Recorder:
@@ -76,7 +71,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._ledger = Ledger()
         self._latest: deque[LatestReview] = deque(maxlen=LATEST_ROWS)
-        self._reasons: Counter[str] = Counter()
+        self._reasons: Counter[tuple[str, str]] = Counter()
 
     def sent(self, record: Arrived) -> None:
         """Take a record of `reviews`."""
@@ -102,7 +97,7 @@ class Recorder:
         letter = json.loads(record.data)
         with self._lock:
             if self._ledger.add_dead_letter(SourceId.of(letter), letter["stage"], letter["reason"]):
-                self._reasons[f"{letter['stage']}/{letter['reason']}"] += 1
+                self._reasons[letter["stage"], letter["reason"]] += 1
 
     def s3_raw(self, line: Mapping[str, Any]) -> None:
         """Take a line of the raw archive."""
@@ -137,21 +132,52 @@ class Recorder:
                 addresses=addresses,
             )
 
-    def summary(self, truth_path: Path, seconds: float) -> Summary:
-        """Reconcile against the truth; call it when the tails have ended."""
+    def summary(
+        self, truth_path: Path, seconds: float, sent: int, refused: int, problems: list[str]
+    ) -> Summary:
+        """Reconcile against the truth; call it when sender and tails have ended.
+
+        Parameters
+        ----------
+        truth_path
+            What the sender wrote.
+        seconds
+            How long the run took.
+        sent, refused
+            As the sender counted them.
+        problems
+            What went wrong besides.
+        """
         with truth_path.open(encoding="utf-8") as truth:
             for line in truth:
                 record = json.loads(line)
+                self._ledger.add_acknowledged(SourceId.of(record))
                 if record["fate"] is not None:
                     self._ledger.add_fate(SourceId.of(record), record["fate"])
-        return self._ledger.summary(seconds)
+        acknowledged = len(self._ledger.acknowledged)
+        if acknowledged != sent:
+            problems = [*problems, f"{sent} were sent, yet got {acknowledged} different source_ids"]
+        return self._ledger.summary(seconds, refused=refused, other_problems=problems)
 
 
-def run(options: RunOptions, console: Console) -> Summary:
+def run(
+    options: RunOptions, config: ReviewScoringConfig, records: Iterator[Outgoing], console: Console
+) -> Summary:
     """Carry a whole run through and write `summary.json` into its directory.
 
     Ctrl-C once ends the sending; the run then ends as a bounded one does. Ctrl-C again ends it at
     once.
+
+    Parameters
+    ----------
+    options
+        How.
+    config
+        Names the streams; that of `jobs.PROPERTIES`.
+    records
+        What to send.
+    console
+        Takes progress, the live view and the summary.
 
     Raises
     ------
@@ -159,36 +185,65 @@ def run(options: RunOptions, console: Console) -> Summary:
         A job failed, or a thread of the run did.
     PartError
         A part of the laptop's AWS died; names it and its log.
-    ConfigError
-        The runtime properties are unusable.
+    FlinkClientError
+        A job could not be submitted.
+    StackRunningError
+        Another stack uses the run directory.
     KeyboardInterrupt
         Ctrl-C before the first review was sent, or a second time.
     """
-    if options.reviews is not None and not options.reviews.is_file():
-        raise RunError(f"there is no file {options.reviews}")
-    stack_options = StackOptions(model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES)
+    stack_options = StackOptions(
+        model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES, shards=options.shards
+    )
     with Stack(
         options.run_dir, stack_options, on_progress=lambda line: console.print(f"  {line}")
     ) as stack:
-        return _Run(options, console, stack).carry_through()
+        the_run = _Run(options, config, records, console, stack)
+        try:
+            return the_run.carry_through()
+        except Exception:
+            # A part that has died explains it better; its sockets close before it is gone.
+            stack.check()
+            time.sleep(_REFRESH_S)
+            stack.check()
+            raise
+        finally:
+            the_run.end_threads()
 
 
 class _Run:
-    def __init__(self, options: RunOptions, console: Console, stack: Stack) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        config: ReviewScoringConfig,
+        records: Iterator[Outgoing],
+        console: Console,
+        stack: Stack,
+    ) -> None:
         self._options = options
+        self._config = config
         self._console = console
         self._stack = stack
-        self._properties = {
-            job: stack.properties_for(job, options.overrides) for job in options.jobs
-        }
-        config = load_config(self._properties[options.jobs[0]])
-        self._config: ReviewScoringConfig = config
         self._recorder = Recorder()
-        self._truth_path = options.run_dir / "truth.jsonl"
+        self._truth_path = options.run_dir / TRUTH
+        # One attempt a call: a second one might put records in twice.
+        self._sender = Sender(
+            stack.client("kinesis", attempts=1),
+            config.reviews.stream,
+            records,
+            self._truth_path,
+            rate_per_s=options.rate_per_s,
+            limit=options.limit,
+            duration_s=options.duration_s,
+        )
+        self._is_interrupted = False
+        self._problems: list[str] = []
         self._tails: list[Tail] = []
         self._job_ids: dict[str, str] = {}
-        self._failures: dict[str, str] = {}
+        self._failures: Counter[str] = Counter()
+        self._last_failure_ms: dict[str, int] = {}
         self._start_s = time.monotonic()
+        self._jobs_seen_s = self._start_s
         self._next_job_check_s = 0.0
         info = stack.info
         self._addresses = {
@@ -200,20 +255,36 @@ class _Run:
 
     def carry_through(self) -> Summary:
         self._submit()
-        sender = self._sender()
         self._follow()
-        self._start_s = time.monotonic()
-        sender.start()
-        self._watch(sender)
+        self._start_s = self._jobs_seen_s = time.monotonic()
+        self._sender.start()
+        self._watch()
         seconds = time.monotonic() - self._start_s
+        if self._sender.sent == 0:
+            if self._is_interrupted:
+                raise KeyboardInterrupt
+            self._problems.append("nothing was sent")
         self._drain()
         for tail in self._tails:
-            tail.finish()
-        summary = self._recorder.summary(self._truth_path, seconds)
-        path = self._options.run_dir / "summary.json"
+            try:
+                tail.finish()
+            except Exception as error:
+                raise RunError(f"{tail.name} failed: {_in_words(error)}") from error
+        summary = self._recorder.summary(
+            self._truth_path, seconds, self._sender.sent, self._sender.refused, self._problems
+        )
+        path = self._options.run_dir / SUMMARY
         path.write_text(json.dumps(summary.as_json(), indent=2) + "\n", encoding="utf-8")
-        self._report(summary, sender, path)
+        self._report(summary, path)
         return summary
+
+    def end_threads(self) -> None:
+        threads: list[Sender | Tail] = [self._sender, *self._tails]
+        for thread in threads:
+            thread.stop()
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(_THREAD_END_S)
 
     def _submit(self) -> None:
         pyfiles = jobs.write_pyfiles()
@@ -221,29 +292,11 @@ class _Run:
             with self._console.status(f"submitting {job} with flink run"):
                 self._job_ids[job] = self._stack.cluster.submit(
                     entry=jobs.ENTRY,
-                    properties=self._properties[job],
+                    properties=self._stack.properties_for(job),
                     jarfile=jobs.JAR,
                     pyfiles=pyfiles,
                 )
             self._console.print(f"  {job}: job {self._job_ids[job]}")
-
-    def _records(self) -> Iterator[Outgoing]:
-        reviews = self._config.reviews
-        if self._options.reviews is not None:
-            return replay(self._options.reviews, reviews.format)
-        generator = GeneratorOptions(format=reviews.format, max_body_bytes=reviews.max_body_bytes)
-        return generate(generator, self._options.seed, time.time)
-
-    def _sender(self) -> Sender:
-        return Sender(
-            self._stack.client("kinesis"),
-            self._config.reviews.stream,
-            self._records(),
-            self._truth_path,
-            rate_per_s=self._options.rate_per_s,
-            limit=self._options.limit,
-            duration_s=self._options.duration_s,
-        )
 
     def _follow(self) -> None:
         config, recorder, stack = self._config, self._recorder, self._stack
@@ -258,7 +311,8 @@ class _Run:
         for tail in self._tails:
             tail.start()
 
-    def _watch(self, sender: Sender) -> None:
+    def _watch(self) -> None:
+        """Show and check the run until all is through, or nothing comes through any more."""
         view = View(time.monotonic)
         is_live = self._console.is_terminal
         next_line_s = 0.0
@@ -267,10 +321,14 @@ class _Run:
         with Live(console=self._console, auto_refresh=False, transient=False) as live:
             while True:
                 try:
-                    self._check(sender)
-                    phase = "sending" if sender.is_alive() else "waiting until all is through"
+                    # Asked first: an error of a sender that has ended is there to be found.
+                    is_sending = self._sender.is_alive()
+                    self._check()
                     snapshot = self._recorder.snapshot(
-                        phase, time.monotonic() - self._start_s, sender.sent, self._addresses
+                        "sending" if is_sending else "waiting until all is through",
+                        time.monotonic() - self._start_s,
+                        self._sender.sent,
+                        self._addresses,
                     )
                     now_s = time.monotonic()
                     if is_live:
@@ -284,55 +342,82 @@ class _Run:
                         )
                     if before is None or snapshot.counts != before.counts:
                         before, progress_s = snapshot, now_s
-                    if not sender.is_alive() and (
-                        snapshot.under_way == 0
-                        or now_s - progress_s > self._options.stall_timeout_s
-                    ):
+                    is_stalled = now_s - progress_s > self._options.stall_timeout_s
+                    if not is_sending and (snapshot.under_way == 0 or is_stalled):
                         return
                     time.sleep(_REFRESH_S)
                 except KeyboardInterrupt:
-                    if not sender.is_alive():
+                    if self._is_interrupted or not self._sender.is_alive():
                         raise
-                    sender.stop()
+                    self._is_interrupted = True
+                    self._sender.stop()
                     self._console.print(
                         "  Ctrl-C: no more reviews are sent; waiting until all is through"
                         " (Ctrl-C again ends at once)"
                     )
-                    sender.join()
 
-    def _check(self, sender: Sender) -> None:
+    def _check(self) -> None:
         self._stack.check()
-        threads: list[Sender | Tail] = [sender, *self._tails]
+        threads: list[Sender | Tail] = [self._sender, *self._tails]
         for thread in threads:
             if thread.error is not None:
-                raise RunError(f"{thread.name} failed: {thread.error!r}") from thread.error
+                words = f"{thread.name} failed: {_in_words(thread.error)}"
+                raise RunError(words) from thread.error
         now_s = time.monotonic()
         if now_s < self._next_job_check_s:
             return
         self._next_job_check_s = now_s + _JOB_CHECK_S
-        for job, job_id in self._job_ids.items():
-            state = self._stack.cluster.job_state(job_id)
-            if state in ("FAILED", "CANCELED", "FINISHED", "SUSPENDED"):
-                why = self._stack.cluster.exceptions(job_id) or "no exception is recorded"
-                raise RunError(f"job {job} is {state}: {why}")
-            why = self._stack.cluster.exceptions(job_id)
-            if why and why != self._failures.get(job):
-                self._failures[job] = why
+        try:
+            for job, job_id in self._job_ids.items():
+                self._check_job(job, job_id)
+        except OSError as error:
+            # A JobManager under load may answer late; one that is gone is found by the stack.
+            if now_s - self._jobs_seen_s > _REST_PATIENCE_S:
+                silent_s = now_s - self._jobs_seen_s
+                raise RunError(
+                    f"the JobManager has not answered for {silent_s:.0f} s: {error}"
+                ) from error
+        else:
+            self._jobs_seen_s = time.monotonic()
+
+    def _check_job(self, job: str, job_id: str) -> None:
+        cluster = self._stack.cluster
+        state = cluster.job_state(job_id)
+        failures = cluster.failures(job_id)
+        if state in ENDED_STATES:
+            why = failures[0].why if failures else "no exception is recorded"
+            raise RunError(f"job {job} is {state}: {why}")
+        last_ms = self._last_failure_ms.get(job, 0)
+        for failure in reversed(failures):
+            if failure.time_ms > last_ms:
+                self._last_failure_ms[job] = failure.time_ms
+                self._failures[job] += 1
+                times = "once" if self._failures[job] == 1 else f"{self._failures[job]} times"
                 self._console.print(
-                    f"  {job} failed and is restarted: {why}", style="yellow", markup=False
+                    f"  {job} failed {times} and is restarted: {failure.why}",
+                    style="yellow",
+                    markup=False,
                 )
 
     def _drain(self) -> None:
         for job, job_id in self._job_ids.items():
-            with self._console.status(f"draining {job} with flink stop --drain"):
-                self._stack.cluster.stop_job(job_id, drain=True)
-            self._console.print(f"  {job}: drained")
+            try:
+                with self._console.status(f"draining {job} with flink stop --drain"):
+                    self._stack.cluster.stop_job(job_id, drain=True)
+            except (FlinkClientError, JobFailedError, OSError) as error:
+                # What has come through is worth reporting all the same.
+                self._stack.check()
+                self._problems.append(f"{job} could not be drained: {error}")
+            else:
+                self._console.print(f"  {job}: drained")
 
-    def _report(self, summary: Summary, sender: Sender, path: Path) -> None:
+    def _report(self, summary: Summary, path: Path) -> None:
         table = Table(title="summary", title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")
         table.add_row("sent", f"{summary.sent:,}")
+        if summary.refused:
+            table.add_row("refused: over Kinesis's 1 MiB, not sent", f"{summary.refused:,}")
         table.add_row("scored", f"{summary.scored:,}")
         for stage, reasons in summary.dead_letters.items():
             for reason, count in reasons.items():
@@ -345,11 +430,11 @@ class _Run:
             table.add_row("truth matches", "yes" if summary.truth_matches else "no")
         table.add_row("reconciled", "yes" if summary.reconciled else "NO")
         self._console.print(table)
-        if sender.refused:
-            self._console.print(
-                f"{sender.refused} records exceed what a Kinesis record can hold (1 MiB) and were"
-                " not sent"
-            )
         for problem in summary.problems:
             self._console.print(f"does not reconcile: {problem}", style="red", markup=False)
         self._console.print(f"written to {path}", markup=False)
+
+
+def _in_words(error: BaseException) -> str:
+    """Return an error in words; many of Python's own say nothing without their names."""
+    return f"{type(error).__name__}: {error}"

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +43,13 @@ def batches(
 class Sender(threading.Thread):
     """Sends until its records end, a limit is reached or it is told to stop.
 
+    Records that the stream turns down are sent again. A call that fails ends the sending, because
+    it leaves open what the stream has taken, and a second one might put records in twice.
+
     Parameters
     ----------
     kinesis, stream
-        Where to.
+        Where to; a client that makes one attempt a call, for the same reason.
     records
         What, taken one by one at the moment of sending.
     truth_path
@@ -55,6 +58,11 @@ class Sender(threading.Thread):
         Records a second; None sends as fast as the stream takes them.
     limit, duration_s
         Bounds of the run; None for none.
+    clock
+        Seconds from any start, never going back.
+    wait
+        Waits for so many seconds and returns whether to send nothing more; by default until
+        `stop` is called.
 
     Attributes
     ----------
@@ -76,6 +84,8 @@ class Sender(threading.Thread):
         rate_per_s: float | None,
         limit: int | None = None,
         duration_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
     ) -> None:
         super().__init__(name="sender", daemon=True)
         self._kinesis = kinesis
@@ -85,6 +95,8 @@ class Sender(threading.Thread):
         self._rate_per_s = rate_per_s
         self._duration_s = duration_s
         self._stop_event = threading.Event()
+        self._clock = clock
+        self._wait = wait or self._stop_event.wait
         self.sent = 0
         self.refused = 0
         self.error: BaseException | None = None
@@ -103,17 +115,17 @@ class Sender(threading.Thread):
             self.error = error
 
     def _send_all(self) -> Iterator[tuple[Outgoing, SourceId]]:
-        start_s = time.monotonic()
+        start_s = self._clock()
         taken = 0
         while not self._stop_event.is_set():
-            elapsed_s = time.monotonic() - start_s
+            elapsed_s = self._clock() - start_s
             if self._duration_s is not None and elapsed_s >= self._duration_s:
                 return
             due = MAX_BATCH_RECORDS
             if self._rate_per_s is not None:
                 due = min(due, int(elapsed_s * self._rate_per_s) + 1 - taken)
             if due <= 0:
-                self._stop_event.wait(_TICK_S)
+                self._wait(_TICK_S)
                 continue
             chunk = list(islice(self._records, due))
             if not chunk:
@@ -142,7 +154,7 @@ class Sender(threading.Thread):
                 else:
                     self.sent += 1
                     yield record, SourceId(result["ShardId"], result["SequenceNumber"])
-            if again and self._stop_event.wait(2 * _TICK_S):
+            if again and self._wait(2 * _TICK_S):
                 return
             batch = again
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import psutil
+from botocore.config import Config
 
 from deploy.local.cluster import STOP_TIMEOUT_S, FlinkClient, FlinkCluster
 from deploy.local.emulator import (
@@ -44,13 +45,21 @@ from deploy.local.process import (
     stop_all,
     wait_ready,
 )
+from flink_jobs.config import ConfigError, DeliveryConfig, ReviewsConfig, StreamConfig, load_config
 
 BUCKET = "review-archive"
+
+TRUTH = "truth.jsonl"
+"""In the run directory: what was sent, as `Sender` writes it."""
+
+SUMMARY = "summary.json"
+"""In the run directory: what became of it."""
 
 _MODULE = "deploy.local.stack"
 _POLL_S = 0.2
 # Of a run; logs stay for whoever wants to know what happened.
 _TRANSIENT = ("checkpoints", "savepoints", "tmp")
+_RESULTS = (TRUTH, SUMMARY)
 
 Properties = dict[str, dict[str, str]]
 
@@ -75,7 +84,7 @@ class StackOptions:
         The sample of runtime properties; region, endpoint name and the streams to create are
         read from it.
     shards
-        Shards of a Kinesis stream by its property group, at least 1; one for those not named.
+        Shards of the stream of reviews, at least 1; the other streams have one.
     task_managers, slots
         TaskManagers, and slots of each; a job of parallelism 1 takes one slot.
     heartbeat_timeout_s
@@ -88,7 +97,7 @@ class StackOptions:
 
     model_dir: Path
     properties: Path
-    shards: Mapping[str, int] = field(default_factory=lambda: {"reviews": 2})
+    shards: int = 2
     task_managers: int = 1
     slots: int = 4
     heartbeat_timeout_s: float = 20.0
@@ -126,10 +135,16 @@ class StackInfo:
         """Return a client of the cluster."""
         return FlinkClient(self.run_dir, self.web_ui_url, self.region)
 
-    def client(self, service: str) -> Any:
-        """Return a boto3 client of the emulator, for instance for ``"kinesis"``."""
+    def client(self, service: str, *, attempts: int | None = None) -> Any:
+        """Return a boto3 client of the emulator, for instance for ``"kinesis"``.
+
+        It makes so many attempts a call; None: as many as boto3 does by default.
+        """
+        config = CLIENT_CONFIG
+        if attempts is not None:
+            config = config.merge(Config(retries={"total_max_attempts": attempts}))
         return session(self.region).client(  # type: ignore[call-overload]
-            service, endpoint_url=self.emulator_url, config=CLIENT_CONFIG
+            service, endpoint_url=self.emulator_url, config=config
         )
 
     def properties_for(
@@ -190,7 +205,11 @@ class Stack:
     Raises
     ------
     FileNotFoundError
-        On construction, when there is no model or no sample of properties.
+        On construction, when there is no model.
+    ConfigError
+        On construction, when the sample of properties is unusable.
+    OSError
+        On entering, when Flink cannot work below `run_dir`.
     StackRunningError
         On entering, when another stack uses `run_dir`.
     PartDiedError, PartNotReadyError
@@ -216,7 +235,7 @@ class Stack:
             raise FileNotFoundError(f"no model in {shown(options.model_dir)}")
         self._options = options
         self._on_progress = on_progress
-        self._properties = read_properties(options.properties)
+        self._config = load_config(options.properties)
         self._run_dir = run_dir.absolute()
         self._lock: TextIO | None = None
         self.parts: list[Child] = []
@@ -237,7 +256,10 @@ class Stack:
         options, logs_dir = self._options, self._run_dir / "logs"
         for name in (*_TRANSIENT, "logs", "conf", "properties"):
             shutil.rmtree(self._run_dir / name, ignore_errors=True)
-        region = self._properties["aws"]["region"]
+        # A run that fails must not be taken for the one before it.
+        for name in _RESULTS:
+            (self._run_dir / name).unlink(missing_ok=True)
+        region = self._config.aws.region
         emulator_port, endpoint_port = free_port(5000), free_port(8090)
         self.cluster = FlinkCluster(
             self._run_dir,
@@ -274,8 +296,7 @@ class Stack:
         self._on_progress(f"Flink web UI: {self.info.web_ui_url}")
 
     def _endpoint(self, port: int, log_path: Path, region: str) -> Child:
-        name = self._properties["endpoint"]["name"]
-        argv = [sys.executable, "-m", "deploy.local.endpoint", "--name", name]
+        argv = [sys.executable, "-m", "deploy.local.endpoint", "--name", self._config.endpoint.name]
         argv += ["--port", str(port), "--model-dir", str(self._options.model_dir.absolute())]
         return Child(
             "endpoint",
@@ -286,20 +307,20 @@ class Stack:
         )
 
     def _create_resources(self) -> None:
-        groups = self._properties.items()
+        shards = self._options.shards
         create_resources(
             self.info.emulator_url,
             self.info.region,
             streams={
-                values["stream"]: self._options.shards.get(group, 1)
-                for group, values in groups
-                if "stream" in values
+                group.stream: shards if isinstance(group, ReviewsConfig) else 1
+                for _, group in self._config
+                if isinstance(group, ReviewsConfig | StreamConfig)
             },
             bucket=BUCKET,
             delivery_streams={
-                values["delivery_stream"]: f"{group.removesuffix('_archive')}/"
-                for group, values in groups
-                if "delivery_stream" in values
+                group.delivery_stream: f"{name.removesuffix('_archive')}/"
+                for name, group in self._config
+                if isinstance(group, DeliveryConfig)
             },
         )
 
@@ -309,9 +330,9 @@ class Stack:
         """Write the runtime properties of one job; see `StackInfo.properties_for`."""
         return self.info.properties_for(job, overrides)
 
-    def client(self, service: str) -> Any:
-        """Return a boto3 client of the emulator, for instance for ``"kinesis"``."""
-        return self.info.client(service)
+    def client(self, service: str, *, attempts: int | None = None) -> Any:
+        """Return a boto3 client of the emulator; see `StackInfo.client`."""
+        return self.info.client(service, attempts=attempts)
 
     def check(self) -> None:
         """Do nothing while all parts run.
@@ -343,21 +364,12 @@ class Stack:
 
 
 def read_properties(path: Path) -> Properties:
-    """Read a runtime properties file: values by group and key.
+    """Read a runtime properties file as it is: values by group and key.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is none.
-    ValueError
-        When it has not the shape that the managed service mounts: a JSON list of objects with
-        ``PropertyGroupId`` and ``PropertyMap``.
+    `flink_jobs.config.load_config` says what is wrong with a file; this function does not.
     """
-    try:
-        groups = json.loads(path.read_text(encoding="utf-8"))
-        return {group["PropertyGroupId"]: dict(group["PropertyMap"]) for group in groups}
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-        raise ValueError(f"{shown(path)} is no runtime properties file: {error!r}") from error
+    groups = json.loads(path.read_text(encoding="utf-8"))
+    return {group["PropertyGroupId"]: group["PropertyMap"] for group in groups}
 
 
 def write_properties(path: Path, properties: Mapping[str, Mapping[str, str]]) -> None:
@@ -383,7 +395,10 @@ def _locked(run_dir: Path) -> TextIO:
         lock.seek(0)
         owner = lock.read().strip()
         lock.close()
-        raise StackRunningError(f"{shown(run_dir)} is in use by process {owner}") from None
+        message = f"{shown(run_dir)} is in use by process {owner}"
+        if owner.isdecimal() and _detached_process(int(owner), run_dir) is not None:
+            message += "; end it with: make stop"
+        raise StackRunningError(message) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
@@ -415,6 +430,7 @@ def start_detached(
     *,
     model_dir: Path,
     properties: Path,
+    shards: int = 2,
     task_managers: int = 1,
     slots: int = 4,
     timeout_s: float = 180.0,
@@ -425,7 +441,7 @@ def start_detached(
     ----------
     run_dir
         As of `Stack`.
-    model_dir, properties, task_managers, slots
+    model_dir, properties, shards, task_managers, slots
         As of `StackOptions`.
     timeout_s
         How long it may take, in seconds.
@@ -441,12 +457,14 @@ def start_detached(
     with contextlib.suppress(NoStackError):
         info = attach(run_dir)
         raise StackRunningError(
-            f"a cluster runs already: process {info.pid}, web UI {info.web_ui_url}"
+            f"a cluster runs already: process {info.pid}, web UI {info.web_ui_url};"
+            " end it with: make stop"
         )
     run_dir.mkdir(parents=True, exist_ok=True)
     _info_path(run_dir).unlink(missing_ok=True)
     argv = [sys.executable, "-m", _MODULE, "--run-dir", str(run_dir)]
     argv += ["--model-dir", str(model_dir.absolute()), "--properties", str(properties.absolute())]
+    argv += ["--shards", str(shards)]
     argv += ["--task-managers", str(task_managers), "--slots", str(slots)]
     # Not in logs/, which the stack empties.
     with (run_dir / "stack.log").open("wb") as log:
@@ -528,12 +546,14 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True, help="logs, checkpoints, ...")
     parser.add_argument("--model-dir", type=Path, required=True, help="the model to serve")
     parser.add_argument("--properties", type=Path, required=True, help="sample of properties")
+    parser.add_argument("--shards", type=int, default=2, help="of reviews; default: %(default)s")
     parser.add_argument("--task-managers", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--slots", type=int, default=4, help="of each; default: %(default)s")
     arguments = parser.parse_args()
     options = StackOptions(
         model_dir=arguments.model_dir,
         properties=arguments.properties,
+        shards=arguments.shards,
         task_managers=arguments.task_managers,
         slots=arguments.slots,
     )
@@ -546,7 +566,7 @@ def main() -> None:
                 time.sleep(1)
     except KeyboardInterrupt:
         pass
-    except (PartError, StackRunningError, OSError, ValueError) as error:
+    except (ConfigError, PartError, StackRunningError, OSError) as error:
         sys.exit(str(error))
 
 

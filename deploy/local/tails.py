@@ -1,5 +1,6 @@
 """Threads that follow what arrives: a Kinesis stream's records, a bucket's JSON lines."""
 
+import bisect
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -9,6 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
+
+
+_LISTED_AGAIN = 500
+"""So many of the newest keys are listed again: minutes of Firehose's deliveries, in one page."""
 
 
 class Arrived(NamedTuple):
@@ -33,7 +38,13 @@ class Tail(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._interval_s = interval_s
         self._finish_event = threading.Event()
+        self._is_stopped = False
         self.error: BaseException | None = None
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether `finish` was called: what is read now must be all there is."""
+        return self._finish_event.is_set()
 
     def poll(self) -> bool:
         """Take what has come since the last call; True where there may be more at once."""
@@ -42,13 +53,18 @@ class Tail(threading.Thread):
     def run(self) -> None:
         """Follow; called by `start`."""
         try:
-            while not self._finish_event.is_set():
+            while not self.is_finishing:
                 if not self.poll():
                     self._finish_event.wait(self._interval_s)
-            while self.poll():
+            while not self._is_stopped and self.poll():
                 pass
         except Exception as error:  # whatever it is, the run must hear of it
             self.error = error
+
+    def stop(self) -> None:
+        """End the thread soon, whatever is left."""
+        self._is_stopped = True
+        self._finish_event.set()
 
     def finish(self, timeout_s: float = 60.0) -> None:
         """Take what is left, end the thread, and raise what went wrong in it."""
@@ -84,9 +100,13 @@ class StreamTail(Tail):
     def poll(self) -> bool:
         """Read each shard once."""
         has_more = False
-        for shard, iterator in self._iterators.items():
+        for shard, iterator in list(self._iterators.items()):
             response = self._kinesis.get_records(ShardIterator=iterator, Limit=10_000)
-            self._iterators[shard] = response["NextShardIterator"]
+            # A shard that was closed has none behind its last record.
+            if following := response.get("NextShardIterator"):
+                self._iterators[shard] = following
+            else:
+                del self._iterators[shard]
             for record in response["Records"]:
                 self._take(
                     Arrived(
@@ -101,7 +121,11 @@ class StreamTail(Tail):
 
 
 class ArchiveTail(Tail):
-    """Hands over every line of JSON that Firehose puts under a prefix of a bucket."""
+    """Hands over every line of JSON that Firehose puts under a prefix of a bucket.
+
+    Firehose's keys begin with the time, so new ones come last, or nearly so where they are of the
+    same second: while it follows, it lists only from a while back. At the end it lists all.
+    """
 
     def __init__(
         self,
@@ -116,22 +140,25 @@ class ArchiveTail(Tail):
         self._bucket = bucket
         self._prefix = prefix
         self._take = take
-        self._seen: set[str] = set()
+        self._keys: list[str] = []  # those that were read, in order
 
     def poll(self) -> bool:
         """Read the objects that are new."""
-        has_more = False
+        is_partial = not self.is_finishing and len(self._keys) > _LISTED_AGAIN
+        start_after = self._keys[-_LISTED_AGAIN - 1] if is_partial else ""
         pages = self._s3.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix
+            Bucket=self._bucket, Prefix=self._prefix, StartAfter=start_after
         )
-        for page in pages:
-            for entry in page.get("Contents", []):
-                key = entry["Key"]
-                if key in self._seen:
-                    continue
-                body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
-                for line in body.splitlines():
-                    self._take(json.loads(line))
-                self._seen.add(key)
-                has_more = True
-        return has_more
+        seen = set(self._keys)
+        new = [
+            entry["Key"]
+            for page in pages
+            for entry in page.get("Contents", [])
+            if entry["Key"] not in seen
+        ]
+        for key in new:
+            body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            for line in body.splitlines():
+                self._take(json.loads(line))
+            bisect.insort(self._keys, key)
+        return bool(new)

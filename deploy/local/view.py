@@ -1,17 +1,24 @@
 """The terminal view of a run: what comes in, what goes out, what failed and why."""
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from udfs.core.parsing import ParseReason
+from udfs.core.scoring import ScoreReason
+
 RATE_WINDOW_S = 5.0
-LATEST_ROWS = 8
-_DEAD_LETTER_LINES = 3
+LATEST_ROWS = 6
+
+# Two columns in a terminal of 80; wider ones take more.
+_DEAD_LETTER_WIDTH = 36
+_DEAD_LETTER_LINES = (len(ParseReason) + len(ScoreReason) + 1) // 2
 
 
 class RateMeter:
@@ -51,7 +58,7 @@ class Snapshot:
     """What the view shows at one moment.
 
     `counts` are records by stage, in the order in which they are shown; `under_way` is sent and
-    not yet seen in any output.
+    not yet seen in any output. `dead_letters` counts by stage and reason.
     """
 
     phase: str
@@ -59,7 +66,7 @@ class Snapshot:
     counts: Mapping[str, int]
     under_way: int
     latest: tuple[LatestReview, ...] = ()
-    dead_letters: Mapping[str, int] = field(default_factory=Counter)
+    dead_letters: Mapping[tuple[str, str], int] = field(default_factory=dict)
     addresses: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -143,8 +150,12 @@ def _latest(snapshot: Snapshot) -> RenderableType:
 def _dead_letters(snapshot: Snapshot) -> RenderableType:
     if not snapshot.dead_letters:
         return Text("none", style="dim")
-    return Text(
-        "   ".join(f"{reason} {count:,}" for reason, count in sorted(snapshot.dead_letters.items()))
+    # The latest stage first: its letters are few, and each is worth a look.
+    letters = sorted(snapshot.dead_letters.items(), key=lambda item: item[0][1])
+    letters.sort(key=lambda item: item[0][0], reverse=True)
+    return Columns(
+        [Text(f"{stage}/{reason} {count:,}") for (stage, reason), count in letters],
+        width=_DEAD_LETTER_WIDTH,
     )
 
 

@@ -1,31 +1,88 @@
-"""One stack for all tests of this layer: starting it takes longer than any of them."""
+"""What the tests of whole jobs share: a stack, and readers of what comes out."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 from deploy.local import jobs
-from deploy.local.stack import Stack, StackOptions
+from deploy.local.emulator import create_resources
+from deploy.local.stack import BUCKET, Stack, StackOptions
 
-T = TypeVar("T")
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Emulator, endpoint with the trained model, and a standalone Flink cluster."""
+    """Emulator, endpoint with the trained model, and a standalone Flink cluster.
+
+    One a module: starting it takes longer than a test, and other modules have clusters of their
+    own.
+    """
     options = StackOptions(model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES)
     with Stack(tmp_path_factory.mktemp("run"), options) as running:
         yield running
 
 
-def until(result: Callable[[], T], is_enough: Callable[[T], bool], timeout_s: float = 90.0) -> T:
-    """Ask for a result until it is enough, and return it; the last one when time is up."""
-    deadline_s = time.monotonic() + timeout_s
-    while not is_enough(found := result()) and time.monotonic() < deadline_s:
-        time.sleep(0.2)
+def submit(
+    stack: Stack, name: str, properties: Mapping[str, Mapping[str, str]] | None = None
+) -> tuple[str, dict[str, str]]:
+    """Submit the job over streams and archives of its own; return its id and their names."""
+    streams = {
+        "reviews": f"{name}-reviews",
+        "scored_reviews": f"{name}-scored",
+        "dead_letters": f"{name}-dead",
+        "raw_archive": f"{name}-raw",
+        "scored_archive": f"{name}-archived",
+    }
+    create_resources(
+        stack.info.emulator_url,
+        stack.info.region,
+        streams={streams[group]: 2 for group in ("reviews", "scored_reviews", "dead_letters")},
+        bucket=BUCKET,
+        delivery_streams={
+            streams[group]: f"{streams[group]}/" for group in ("raw_archive", "scored_archive")
+        },
+    )
+    return resubmit(stack, streams, properties), streams
+
+
+def resubmit(
+    stack: Stack,
+    streams: dict[str, str],
+    properties: Mapping[str, Mapping[str, str]] | None = None,
+    savepoint: str | None = None,
+) -> str:
+    """Submit the job over existing streams, from a savepoint where one is given."""
+    overrides: dict[str, dict[str, str]] = {
+        group: {"delivery_stream" if "archive" in group else "stream": stream}
+        for group, stream in streams.items()
+    }
+    for group, values in (properties or {}).items():
+        overrides[group] = overrides.get(group, {}) | dict(values)
+    return stack.cluster.submit(
+        entry=jobs.ENTRY,
+        properties=stack.properties_for("review_scoring", overrides),
+        jarfile=jobs.JAR,
+        pyfiles=jobs.write_pyfiles(),
+        savepoint=savepoint,
+    )
+
+
+def put(stack: Stack, stream: str, payloads: dict[str, bytes]) -> dict[tuple[str, str], str]:
+    """Put one record a payload; return the payloads' names by source_id."""
+    kinesis = stack.client("kinesis")
+    names = {}
+    for name, payload in payloads.items():
+        result = kinesis.put_record(StreamName=stream, Data=payload, PartitionKey=name)
+        names[result["ShardId"], result["SequenceNumber"]] = name
+    return names
+
+
+def by_name(
+    names: dict[tuple[str, str], str], rows: list[dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    found = {names[row["source_shard"], row["source_sequence_number"]]: row for row in rows}
+    assert len(found) == len(rows), "repeats without a failure"
     return found
 
 

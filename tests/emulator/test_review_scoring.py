@@ -10,66 +10,13 @@ import pytest
 from deploy.local import jobs
 from deploy.local.cluster import FlinkClientError
 from deploy.local.stack import BUCKET, Stack
-from tests.emulator.conftest import read_archive, read_stream, until
+from tests.emulator.conftest import by_name, put, read_archive, read_stream, submit
+from tests.waiting import until
 
 KINESIS_LIMIT = 1024 * 1024
 FIREHOSE_LIMIT = 1_000 * 1024
 MAX_BODY_BYTES = 700 * 1024  # the largest that the configuration takes
 LONG_KEY = '"\\' * 128  # 256 bytes, and twice as many as JSON
-
-
-def submit(stack: Stack, name: str, **reviews: str) -> tuple[str, dict[str, str]]:
-    """Submit the job over streams and archives of its own; return its id and their names."""
-    streams = {
-        "reviews": f"{name}-reviews",
-        "scored_reviews": f"{name}-scored",
-        "dead_letters": f"{name}-dead",
-        "raw_archive": f"{name}-raw",
-        "scored_archive": f"{name}-archived",
-    }
-    kinesis, firehose = stack.client("kinesis"), stack.client("firehose")
-    for group in ("reviews", "scored_reviews", "dead_letters"):
-        kinesis.create_stream(StreamName=streams[group], ShardCount=2)
-    for group in ("raw_archive", "scored_archive"):
-        firehose.create_delivery_stream(
-            DeliveryStreamName=streams[group],
-            ExtendedS3DestinationConfiguration={
-                "RoleARN": "arn:aws:iam::123456789012:role/local",
-                "BucketARN": f"arn:aws:s3:::{BUCKET}",
-                "Prefix": f"{streams[group]}/",
-            },
-        )
-    overrides: dict[str, dict[str, str]] = {
-        group: {"delivery_stream" if "archive" in group else "stream": stream}
-        for group, stream in streams.items()
-    }
-    overrides["reviews"] |= reviews
-    overrides["application"] = {"bundle_rows": "500"}
-    job_id = stack.cluster.submit(
-        entry=jobs.ENTRY,
-        properties=stack.properties_for("review_scoring", overrides),
-        jarfile=jobs.JAR,
-        pyfiles=jobs.write_pyfiles(),
-    )
-    return job_id, streams
-
-
-def put(stack: Stack, stream: str, payloads: dict[str, bytes]) -> dict[tuple[str, str], str]:
-    """Put one record a payload; return the payloads' names by source_id."""
-    kinesis = stack.client("kinesis")
-    names = {}
-    for name, payload in payloads.items():
-        result = kinesis.put_record(StreamName=stream, Data=payload, PartitionKey=name)
-        names[result["ShardId"], result["SequenceNumber"]] = name
-    return names
-
-
-def by_name(
-    names: dict[tuple[str, str], str], rows: list[dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    found = {names[row["source_shard"], row["source_sequence_number"]]: row for row in rows}
-    assert len(found) == len(rows), "repeats without a failure"
-    return found
 
 
 def finished(
@@ -84,8 +31,12 @@ def finished(
             for group in ("scored_reviews", "dead_letters")
         )
 
-    count = until(through, lambda count: count >= len(names))
-    assert count == len(names), stack.cluster.exceptions(job_id)
+    count = until(
+        through,
+        lambda count: count >= len(names),
+        hint=lambda: stack.cluster.exceptions(job_id),
+    )
+    assert count == len(names)
     stack.cluster.stop_job(job_id)
     assert stack.cluster.exceptions(job_id) == ""
     s3 = stack.client("s3")
@@ -126,7 +77,11 @@ def test_no_output_can_exceed_its_sinks_limit(stack: Stack) -> None:
         "largest record": b"[" + b" " * (KINESIS_LIMIT - 32) + b"]",
     }
     before = records_answered(stack)
-    job_id, streams = submit(stack, "limits-json", max_body_bytes=str(MAX_BODY_BYTES))
+    job_id, streams = submit(
+        stack,
+        "limits-json",
+        {"reviews": {"max_body_bytes": str(MAX_BODY_BYTES)}, "application": {"bundle_rows": "500"}},
+    )
     names = put(stack, streams["reviews"], payloads)
     scored, dead, raw, archived = finished(stack, job_id, streams, names)
 
@@ -162,7 +117,11 @@ def test_control_characters_count_six_bytes_in_tsv(stack: Stack) -> None:
         "plain": "R3\tGift_Card\tGreat gift, très bien.\r\n".encode(),
         "two columns": b"R4\tGift_Card",
     }
-    job_id, streams = submit(stack, "limits-tsv", format="tsv", max_body_bytes=str(max_body_bytes))
+    job_id, streams = submit(
+        stack,
+        "limits-tsv",
+        {"reviews": {"format": "tsv", "max_body_bytes": str(max_body_bytes)}},
+    )
     names = put(stack, streams["reviews"], payloads)
     scored, dead, raw, _ = finished(stack, job_id, streams, names)
     assert scored.keys() == {"just under", "plain"}

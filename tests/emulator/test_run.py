@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from tests.emulator.conftest import until
+from tests.waiting import living, until
 
 HEADER = "review_id\tproduct_category\tstar_rating\treview_body\n"
 
@@ -45,7 +45,7 @@ class Run:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self._seen[child.pid] = child
-        return [child for child in self._seen.values() if _is_alive(child)]
+        return living(list(self._seen.values()))
 
     def scored(self) -> int:
         """How many reviews the run has shown as scored."""
@@ -65,13 +65,6 @@ class Run:
             self.process.terminate()
             self.process.wait(60)
         self._output.close()
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_bounded_run_reconciles_with_its_truth(tmp_path: Path) -> None:
@@ -110,17 +103,17 @@ def test_a_file_is_replayed_to_its_end_and_nothing_of_it_is_dropped(tmp_path: Pa
 
 def test_ctrl_c_ends_the_sending_reconciles_and_leaves_nothing(tmp_path: Path) -> None:
     with running(tmp_path / "run") as run:
-        assert until(run.scored, lambda count: count > 0) > 0, run.output()
+        until(run.scored, hint=run.output)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0, run.output()
         assert "Ctrl-C" in run.output()
         assert run.summary()["reconciled"] is True
-        assert until(run.descendants, lambda left: not left, 10.0) == []
+        until(run.descendants, lambda left: not left, 10.0)
 
 
 def test_a_part_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
     with running(tmp_path / "run") as run:
-        assert until(run.scored, lambda count: count > 0) > 0, run.output()
+        until(run.scored, hint=run.output)
         endpoints = [
             child for child in run.descendants() if "deploy.local.endpoint" in child.cmdline()
         ]
@@ -129,7 +122,8 @@ def test_a_part_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
         assert run.wait() == 1
         assert "endpoint ended by signal SIGKILL; see " in run.output()
         assert "endpoint.log" in run.output()
-        assert until(run.descendants, lambda left: not left, 10.0) == []
+        assert not (run.run_dir / "summary.json").exists()
+        until(run.descendants, lambda left: not left, 10.0)
 
 
 def test_a_wrong_option_is_one_clear_line(tmp_path: Path) -> None:

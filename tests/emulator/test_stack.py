@@ -5,9 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -34,6 +33,7 @@ from deploy.local.stack import (
     stop_detached,
 )
 from deploy.model.inference import MODEL_FILE
+from tests.waiting import living, until
 
 SAMPLE = PROJECT_ROOT / "deploy" / "runtime_properties.json"
 
@@ -60,13 +60,6 @@ t_env.execute_sql("INSERT INTO nowhere SELECT add_shipped(n) FROM numbers")
 """
 
 
-def wait_until(claim: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def processes_below(run_dir: Path) -> list[str]:
     """Command lines that name the run directory; every part has it in its arguments or log."""
     found = []
@@ -80,14 +73,6 @@ def processes_below(run_dir: Path) -> list[str]:
 def family(pid: int) -> list[psutil.Process]:
     parent = psutil.Process(pid)
     return [parent, *parent.children(recursive=True)]
-
-
-def are_gone(processes: list[psutil.Process]) -> bool:
-    return not [
-        process
-        for process in processes
-        if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +98,7 @@ def detached(model_dir: Path, run_dir: Path) -> Iterator[StackInfo]:
     finally:
         processes += family(info.pid)
         assert stop_detached(run_dir)
-    assert are_gone(processes)
+    assert living(processes) == []
     assert processes_below(run_dir) == []
     assert not stop_detached(run_dir)
     left = {path.name for path in run_dir.iterdir()}
@@ -192,7 +177,9 @@ def test_a_second_stack_is_refused_by_name(
     with pytest.raises(StackRunningError, match=f"process {detached.pid}, web UI http://127"):
         start_detached(run_dir, model_dir=model_dir, properties=SAMPLE)
     with (
-        pytest.raises(StackRunningError, match=f"in use by process {detached.pid}"),
+        pytest.raises(
+            StackRunningError, match=f"in use by process {detached.pid}; end it with: make stop"
+        ),
         Stack(run_dir, StackOptions(model_dir, SAMPLE)),
     ):
         pass
@@ -206,12 +193,13 @@ def test_a_python_job_runs_and_drains(
     job_id = flink.submit(**submission)
     assert [job.job_id for job in flink.jobs()] == [job_id]
     # Checkpoints complete only with the Python worker up.
-    wait_until(lambda: any((run_dir / "checkpoints" / job_id).glob("chk-*/_metadata")))
+    until(lambda: any((run_dir / "checkpoints" / job_id).glob("chk-*/_metadata")))
     assert flink.job_state(job_id) == "RUNNING"
     assert flink.exceptions(job_id) == ""
-    flink.stop_job(job_id)
+    savepoint = flink.stop_job(job_id)
     assert flink.job_state(job_id) == "FINISHED"
-    assert any((run_dir / "savepoints").glob("savepoint-*/_metadata"))
+    assert Path(savepoint.removeprefix("file:"), "_metadata").is_file()
+    assert savepoint.startswith(f"file:{run_dir / 'savepoints'}")
 
 
 def test_a_failing_script_is_shown_in_its_own_words(
@@ -247,23 +235,28 @@ def test_a_dead_part_is_named_and_the_rest_ends(model_dir: Path, tmp_path: Path)
         processes = [process for part in stack.parts for process in family(part.pid)]
         emulator = next(part for part in stack.parts if part.name == "emulator")
         os.kill(emulator.pid, signal.SIGKILL)
-        wait_until(lambda: not emulator.is_running)
+        until(lambda: not emulator.is_running)
         with pytest.raises(PartDiedError, match=r"emulator ended by signal SIGKILL; see .*\.log"):
             stack.check()
     assert lines[-1] == f"Flink web UI: {stack.info.web_ui_url}"
-    assert are_gone(processes)
+    assert living(processes) == []
     assert {path.name for path in tmp_path.iterdir()} == {"conf", "lock", "logs"}
 
 
 def test_a_part_that_cannot_start_ends_the_rest_at_once(tmp_path: Path) -> None:
     model_dir, run_dir = tmp_path / "model", tmp_path / "run"
     model_dir.mkdir()
+    run_dir.mkdir()
+    results = [run_dir / "summary.json", run_dir / "truth.jsonl"]
+    for path in results:
+        path.write_text("of the run before")
     with (
         pytest.raises(PartDiedError, match=r"endpoint ended with status 2; see .*no model"),
         Stack(run_dir, StackOptions(model_dir, SAMPLE)),
     ):
         pass
     assert processes_below(run_dir) == []
+    assert not any(path.exists() for path in results)
     with pytest.raises(PartDiedError, match=r"the cluster's process ended .*endpoint ended"):
         start_detached(run_dir, model_dir=model_dir, properties=SAMPLE)
     with pytest.raises(NoStackError):
@@ -291,4 +284,4 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
         children = family(parent.pid)[1:]
         assert len(children) == 2
         parent.kill()
-    wait_until(lambda: are_gone(children), timeout_s=20)
+    until(lambda: living(children), lambda left: not left, timeout_s=20)

@@ -16,7 +16,6 @@ from botocore.exceptions import ClientError
 from typer.testing import CliRunner
 
 from deploy.local.endpoint import (
-    MAX_BODY_BYTES,
     ModelLoadError,
     cli,
     create_app,
@@ -24,6 +23,7 @@ from deploy.local.endpoint import (
 )
 from deploy.model.train import train_and_save
 from tests.endpoint_server import serving
+from udfs.core.scoring import MAX_REQUEST_BYTES
 
 JSON_LINES = "application/jsonlines"
 
@@ -208,12 +208,12 @@ def body_of(size):
 
 
 def test_the_largest_body_is_answered(client):
-    assert ask(client, [], Body=body_of(MAX_BODY_BYTES), TargetVariant="four")[0] == [4]
+    assert ask(client, [], Body=body_of(MAX_REQUEST_BYTES), TargetVariant="four")[0] == [4]
 
 
 @pytest.mark.parametrize("excess", [1, 10_000_000])
 def test_a_larger_body_is_refused(client, excess):
-    error = error_of(client, Body=body_of(MAX_BODY_BYTES + excess))
+    error = error_of(client, Body=body_of(MAX_REQUEST_BYTES + excess))
     assert error["ResponseMetadata"]["HTTPStatusCode"] == 413
     assert "6291456" in error["Error"]["Message"]
     assert ask(client, ["a"], TargetVariant="four")[0] == [4]

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from deploy.local.ledger import Ledger, SourceId
 
 A, B, C = (SourceId("shardId-000000000000", str(number)) for number in range(3))
@@ -9,6 +11,7 @@ def whole() -> Ledger:
     """A scored, B not JSON, C oversize: everything where it belongs."""
     ledger = Ledger()
     for source_id, fate in ((A, "scored"), (B, "not_json"), (C, "oversize")):
+        ledger.add_acknowledged(source_id)
         ledger.add_sent(source_id)
         ledger.add_fate(source_id, fate)
         if fate != "oversize":
@@ -57,7 +60,8 @@ def test_each_way_of_not_adding_up_is_named() -> None:
         (lambda ledger: ledger.add_s3_raw(C), "oversize, yet in the raw archive"),
         (lambda ledger: ledger.s3_scored.remove(A), "missing in the scored archive"),
         (lambda ledger: ledger.add_s3_scored(B), "in the scored archive, yet not scored"),
-        (lambda ledger: ledger.add_fate(unknown, "scored"), "sent, yet not in the stream"),
+        (lambda ledger: ledger.add_acknowledged(unknown), "acknowledged, yet not in the stream"),
+        (lambda ledger: ledger.add_sent(unknown), "in the stream, yet not acknowledged"),
     ):
         ledger = whole()
         break_it(ledger)
@@ -74,6 +78,36 @@ def test_a_broken_record_must_meet_its_own_fate() -> None:
     assert not summary.reconciled
     ledger.dead[B] = ("score", "not_json")
     assert ledger.summary(1.0).truth_matches is False
+
+
+@pytest.mark.parametrize("stage", ["parse", "score"])
+def test_a_dead_letter_that_the_truth_does_not_know_contradicts_it(stage: str) -> None:
+    ledger = whole()
+    unknown = SourceId("shardId-000000000000", "9")
+    ledger.add_dead_letter(unknown, stage, "model_error")
+    summary = ledger.summary(1.0)
+    assert summary.truth_matches is False
+    assert any("1 met another fate" in problem for problem in summary.problems)
+
+
+def test_the_truth_says_nothing_of_later_stages() -> None:
+    ledger = whole()
+    ledger.add_dead_letter(SourceId("shardId-000000000000", "9"), "publish", "throttled")
+    assert ledger.summary(1.0).truth_matches is True
+
+
+def test_a_problem_from_outside_keeps_it_from_reconciling() -> None:
+    summary = whole().summary(1.0, other_problems=["review_scoring could not be drained"])
+    assert not summary.reconciled
+    assert summary.problems == ("review_scoring could not be drained",)
+    assert summary.truth_matches is True
+
+
+def test_what_kinesis_cannot_take_is_counted_where_there_is_any() -> None:
+    summary = whole().summary(1.0, refused=2)
+    assert summary.reconciled
+    assert summary.as_json()["refused"] == 2
+    assert "refused" not in whole().summary(1.0).as_json()
 
 
 def test_without_a_truth_nothing_is_claimed_of_it() -> None:

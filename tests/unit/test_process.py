@@ -6,7 +6,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,6 +20,7 @@ from deploy.local.process import (
     last_lines,
     stop_all,
 )
+from tests.waiting import is_alive, until
 
 # Starts a process of its own, in the same group or in a session of its own, then says so.
 PARENT = """
@@ -43,20 +43,13 @@ def python(script: str, *arguments: str) -> list[str]:
 
 def is_gone(pid: int) -> bool:
     try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        return not is_alive(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return True
 
 
-def wait_until(claim: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def first_line(path: Path) -> str:
-    wait_until(lambda: path.exists() and path.read_text().endswith("\n"))
+    until(lambda: path.exists() and path.read_text().endswith("\n"))
     return path.read_text().splitlines()[0]
 
 
@@ -153,7 +146,7 @@ def test_what_a_killed_part_left_behind_is_ended(tmp_path: Path) -> None:
     with child:
         grandchild = int(first_line(log_path))
         os.kill(child.pid, signal.SIGKILL)
-        wait_until(lambda: not child.is_running)
+        until(lambda: not child.is_running)
         assert not is_gone(grandchild)
     assert is_gone(grandchild)
 
@@ -216,9 +209,9 @@ def test_a_part_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         # Until the program has taken the process over, the signal may not be asked for yet.
-        wait_until(lambda: psutil.Process(pid).name() == "sleep")
+        until(lambda: psutil.Process(pid).name() == "sleep")
         parent.kill()
-    wait_until(lambda: is_gone(pid))
+    until(lambda: is_gone(pid))
 
 
 def test_last_lines_of_a_long_or_missing_log(tmp_path: Path) -> None:

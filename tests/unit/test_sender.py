@@ -6,6 +6,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ConnectionClosedError
 from moto import mock_aws
 
 from deploy.local.records import Outgoing
@@ -94,15 +95,77 @@ def test_the_limit_ends_it(kinesis: Any, tmp_path: Path) -> None:
     assert sender.sent == stored(kinesis) == 7
 
 
-def test_the_duration_ends_it_at_its_rate(kinesis: Any, tmp_path: Path) -> None:
+class Time:
+    """Passes only while one waits."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def wait(self, seconds: float) -> bool:
+        self.now_s = round(self.now_s + seconds, 6)
+        return False
+
+
+class Counting:
+    """Takes everything, and notes when."""
+
+    def __init__(self, clock: Time) -> None:
+        self._clock = clock
+        self.taken_at_s: list[float] = []
+
+    def put_records(self, *, StreamName: str, Records: list[Any]) -> Any:  # noqa: N803
+        first = len(self.taken_at_s)
+        self.taken_at_s += [self._clock()] * len(Records)
+        return {
+            "Records": [
+                {"ShardId": "shardId-000000000000", "SequenceNumber": str(first + number)}
+                for number in range(len(Records))
+            ]
+        }
+
+
+@pytest.mark.parametrize(("rate_per_s", "expected"), [(20.0, 40), (200.0, 391), (9.5, 19)])
+def test_the_rate_is_kept_until_the_duration_ends_it(
+    rate_per_s: float, expected: int, tmp_path: Path
+) -> None:
+    clock = Time()
+    stream = Counting(clock)
     sender = send(
-        kinesis,
+        stream,
         map(outgoing, itertools.count()),
         tmp_path / "truth.jsonl",
-        rate_per_s=200.0,
-        duration_s=0.5,
+        rate_per_s=rate_per_s,
+        duration_s=2.0,
+        clock=clock,
+        wait=clock.wait,
     )
-    assert 1 <= sender.sent <= 101
+    # The n-th record (from 0) is due after n / rate seconds, and sent within a twentieth of one.
+    assert sender.sent == len(stream.taken_at_s) == expected
+    for number, taken_at_s in enumerate(stream.taken_at_s):
+        late_s = taken_at_s - number / rate_per_s
+        assert -1e-6 <= late_s <= 0.05 + 1e-6
+
+
+def test_a_call_that_fails_is_not_repeated(tmp_path: Path) -> None:
+    calls = 0
+
+    class Broken:
+        def put_records(self, **_: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            raise ConnectionClosedError(endpoint_url="http://127.0.0.1:5000")
+
+    client: Any = Broken()
+    sender = Sender(
+        client, "reviews", map(outgoing, range(9)), tmp_path / "truth.jsonl", rate_per_s=None
+    )
+    sender.start()
+    sender.join(60)
+    assert isinstance(sender.error, ConnectionClosedError)
+    assert (calls, sender.sent) == (1, 0)
 
 
 def test_a_record_that_no_stream_takes_is_refused_and_counted(kinesis: Any, tmp_path: Path) -> None:

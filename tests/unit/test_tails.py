@@ -1,11 +1,13 @@
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import boto3
 import pytest
 from moto import mock_aws
 
+from deploy.local import tails
 from deploy.local.tails import ArchiveTail, Arrived, StreamTail
 
 
@@ -53,6 +55,72 @@ def test_every_line_below_the_prefix_is_handed_over_once(aws: boto3.Session) -> 
     put("raw/2", 3)
     tail.finish()
     assert sorted(line["n"] for line in taken) == [1, 2, 3]
+
+
+def test_keys_that_come_out_of_order_are_read_and_old_ones_not_listed_again(
+    aws: boto3.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tails, "_LISTED_AGAIN", 3)
+    s3 = aws.client("s3")
+    s3.create_bucket(Bucket="archive")
+    listed_after: list[str] = []
+    s3.meta.events.register(
+        "before-parameter-build.s3.ListObjectsV2",
+        lambda params, **_: listed_after.append(params["StartAfter"]),
+    )
+
+    def put(number: int) -> None:
+        s3.put_object(Bucket="archive", Key=f"raw/{number:02}", Body=b'{"n": %d}\n' % number)
+
+    for number in range(10, 20):
+        put(number)
+    taken: list[Mapping[str, Any]] = []
+    tail = ArchiveTail(s3, "archive", "raw/", taken.append)
+    assert tail.poll()
+    put(21)
+    assert tail.poll()
+    put(20)  # of the same second, from another writer
+    assert tail.poll()
+    put(9)  # hours too late
+    assert not tail.poll()
+    assert listed_after == ["", "raw/16", "raw/17", "raw/18"]
+    tail.start()
+    tail.finish()
+    assert sorted(line["n"] for line in taken) == list(range(9, 22))
+
+
+class Closed:
+    """A stream whose one shard was closed behind its second record."""
+
+    def __init__(self, moment: datetime) -> None:
+        self._moment = moment
+        self.reads = 0
+
+    def list_shards(self, **_: Any) -> Any:
+        return {"Shards": [{"ShardId": "shardId-000000000000"}]}
+
+    def get_shard_iterator(self, **_: Any) -> Any:
+        return {"ShardIterator": "first"}
+
+    def get_records(self, **_: Any) -> Any:
+        self.reads += 1
+        record = {
+            "SequenceNumber": str(self.reads),
+            "Data": b"x",
+            "ApproximateArrivalTimestamp": self._moment,
+        }
+        following = {"NextShardIterator": "second"} if self.reads == 1 else {}
+        return {"Records": [record], **following}
+
+
+def test_a_closed_shard_is_read_to_its_end() -> None:
+    closed: Any = Closed(datetime(2026, 1, 31, tzinfo=UTC))
+    taken: list[Arrived] = []
+    tail = StreamTail(closed, "reviews", taken.append)
+    while tail.poll():
+        pass
+    assert [record.sequence_number for record in taken] == ["1", "2"]
+    assert closed.reads == 2
 
 
 def test_an_error_ends_the_tail_and_is_raised_at_its_end(aws: boto3.Session) -> None:
