@@ -9,24 +9,28 @@ BIN := $(VENV)/bin
 UV := build/uv-$(UV_VERSION)/bin/uv
 JAR := build/flink-aws-connectors.jar
 MODEL := build/model/metrics.json
-OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate $(RATE)) \
-	$(if $(LIMIT),--limit $(LIMIT)) $(if $(DURATION),--duration $(DURATION)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) $(ARGS)
+OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)") \
+	$(if $(LIMIT),--limit "$(LIMIT)") $(if $(DURATION),--duration "$(DURATION)") \
+	$(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") $(ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lock lint typecheck test run cluster submit stop clean
+.PHONY: help tools setup lock lint typecheck test run cluster submit stop clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: build/.setup $(JAR) ## virtual environment and connector jar (implied by the others)
+# Every time: what was there when the project was set up may have changed since.
+tools:
+	@deploy/local/check-tools.sh $(PYTHON)
 
-lint: build/.setup ## ruff: style, imports, docstrings, format
+setup: tools build/.setup $(JAR) ## virtual environment and connector jar (implied by the others)
+
+lint: tools build/.setup ## ruff: style, imports, docstrings, format
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-typecheck: build/.setup ## mypy, strict where PyFlink is not involved
+typecheck: tools build/.setup ## mypy, strict where PyFlink is not involved
 	$(BIN)/mypy
 
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
@@ -39,12 +43,12 @@ cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; th
 	@$(BIN)/python -m deploy.local cluster $(ARGS)
 
 submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
-	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs $(JOBS))
+	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs "$(JOBS)")
 
-stop: build/.setup ## end that cluster
+stop: tools build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop
 
-lock: $(UV) ## compile requirements.lock anew from pyproject.toml
+lock: tools $(UV) ## compile requirements.lock anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \
 		--upgrade --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
@@ -53,7 +57,6 @@ clean: ## remove everything that was built or installed
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV):
-	@deploy/local/check-tools.sh $(PYTHON)
 	@echo "installing uv $(UV_VERSION)"
 	@$(PYTHON) -m venv build/uv-$(UV_VERSION)
 	@build/uv-$(UV_VERSION)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -63,13 +66,11 @@ $(BIN)/python: | $(UV)
 	@$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
 
 build/.setup: requirements.lock $(UV) $(BIN)/python
-	@deploy/local/check-tools.sh $(PYTHON)
 	@echo "installing the locked packages into $(VENV)"
 	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
 	@touch $@
 
 $(JAR): deploy/pom.xml
-	@deploy/local/check-tools.sh $(PYTHON)
 	@echo "building the connector jar with Maven"
 	@mkdir -p build
 	@mvn --quiet --batch-mode --file deploy/pom.xml package >build/maven.log 2>&1 || \

@@ -236,9 +236,8 @@ def cluster(
         jobs.write_pyfiles()
         for job in jobs.JOBS:
             info.properties_for(job)
-    console.print(f"Flink web UI  {info.web_ui_url}", highlight=False)
-    console.print(f"AWS emulator  {info.emulator_url}", highlight=False)
-    console.print(f"endpoint      {info.endpoint_url}", highlight=False)
+    for name, address in info.addresses.items():
+        console.print(f"{name:14}{address}", highlight=False)
     send_line = shlex.join([shown(Path(sys.executable)), "-m", "deploy.local", "send"])
     console.print(
         f"next: make submit, then {send_line} --limit 500; when done: make stop",

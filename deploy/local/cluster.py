@@ -65,6 +65,10 @@ ENDED_STATES = frozenset({"FINISHED", "FAILED", "CANCELED"})
 """States of a job that it never leaves."""
 
 
+WEB_UI_PORT = 8081
+"""Preferred port of web UI and REST API; Flink's own default."""
+
+
 class FlinkClientError(RuntimeError):
     """``bin/flink`` failed; the message holds what it printed, less the Java stack frames."""
 
@@ -440,7 +444,7 @@ class FlinkCluster(FlinkClient):
         heartbeat_timeout_s: float = 20.0,
         overrides: Mapping[str, str | int | float | bool] | None = None,
     ):
-        rest_port = free_port(8081)
+        rest_port = free_port(WEB_UI_PORT)
         super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region)
         for path in (self.run_dir, self._home):
             if re.search(r"\s", str(path)):
@@ -507,13 +511,17 @@ class FlinkCluster(FlinkClient):
         wait_ready(self.parts, self.has_all_slots, timeout_s)
 
     def has_all_slots(self) -> bool:
-        """Return whether every TaskManager has registered all its slots.
+        """Return whether every TaskManager of this cluster has registered all its slots.
 
         Raises
         ------
         OSError
             While the JobManager does not answer.
         """
+        # Another cluster may have taken the port between the choice and the start.
+        config = {entry["key"]: entry["value"] for entry in self._get("/jobmanager/config")}
+        if config.get("web.log.path") != self._config["web.log.path"]:
+            return False
         return bool(self._get("/overview")["slots-total"] >= self._slots_total)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:

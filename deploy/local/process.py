@@ -295,6 +295,9 @@ def wait_ready(children: Sequence[Child], probe: Callable[[], bool], timeout_s: 
             child.check()
         with contextlib.suppress(OSError):
             if probe():
+                # What answered may be a stranger on the port of a child that could not bind it.
+                for child in children:
+                    child.check()
                 return
         if time.monotonic() > deadline:
             names = [child.name for child in children]

@@ -338,7 +338,8 @@ class _Run:
                         self._console.print(f"  {view.line(snapshot)}", soft_wrap=True)
                     if snapshot.latest and (before is None or not before.latest):
                         self._console.print(
-                            f"  first scored review after {snapshot.seconds:.1f} s of sending"
+                            f"  first scored review after {snapshot.seconds:.1f} s of sending, the"
+                            " job's start included"
                         )
                     if before is None or snapshot.counts != before.counts:
                         before, progress_s = snapshot, now_s

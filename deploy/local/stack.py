@@ -25,7 +25,7 @@ from typing import Any, TextIO
 import psutil
 from botocore.config import Config
 
-from deploy.local.cluster import STOP_TIMEOUT_S, FlinkClient, FlinkCluster
+from deploy.local.cluster import STOP_TIMEOUT_S, WEB_UI_PORT, FlinkClient, FlinkCluster
 from deploy.local.emulator import (
     CLIENT_CONFIG,
     PROJECT_ROOT,
@@ -48,6 +48,8 @@ from deploy.local.process import (
 from flink_jobs.config import ConfigError, DeliveryConfig, ReviewsConfig, StreamConfig, load_config
 
 BUCKET = "review-archive"
+EMULATOR_PORT, ENDPOINT_PORT = 5000, 8090
+"""Preferred; where one is taken, another is used and said."""
 
 TRUTH = "truth.jsonl"
 """In the run directory: what was sent, as `Sender` writes it."""
@@ -130,6 +132,19 @@ class StackInfo:
     emulator_url: str
     endpoint_url: str
     web_ui_url: str
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """The addresses by name, as messages show them; a port that was taken is named."""
+        usual = {
+            "Flink web UI": (self.web_ui_url, WEB_UI_PORT),
+            "AWS emulator": (self.emulator_url, EMULATOR_PORT),
+            "endpoint": (self.endpoint_url, ENDPOINT_PORT),
+        }
+        return {
+            name: url if url.endswith(f":{port}") else f"{url} (port {port} is taken)"
+            for name, (url, port) in usual.items()
+        }
 
     def flink(self) -> FlinkClient:
         """Return a client of the cluster."""
@@ -260,7 +275,7 @@ class Stack:
         for name in _RESULTS:
             (self._run_dir / name).unlink(missing_ok=True)
         region = self._config.aws.region
-        emulator_port, endpoint_port = free_port(5000), free_port(8090)
+        emulator_port, endpoint_port = free_port(EMULATOR_PORT), free_port(ENDPOINT_PORT)
         self.cluster = FlinkCluster(
             self._run_dir,
             task_managers=options.task_managers,
@@ -289,11 +304,11 @@ class Stack:
         self._on_progress("starting AWS emulator, endpoint and Flink cluster")
         wait_ready(self.parts, lambda: answers(f"{self.info.emulator_url}/moto-api/"), 60)
         self._create_resources()
-        self._on_progress(f"AWS emulator: {self.info.emulator_url}")
+        self._on_progress(f"AWS emulator: {self.info.addresses['AWS emulator']}")
         wait_ready(self.parts, lambda: answers(f"{self.info.endpoint_url}/ping"), 60)
-        self._on_progress(f"endpoint: {self.info.endpoint_url}")
+        self._on_progress(f"endpoint: {self.info.addresses['endpoint']}")
         wait_ready(self.parts, self.cluster.has_all_slots, 90)
-        self._on_progress(f"Flink web UI: {self.info.web_ui_url}")
+        self._on_progress(f"Flink web UI: {self.info.addresses['Flink web UI']}")
 
     def _endpoint(self, port: int, log_path: Path, region: str) -> Child:
         argv = [sys.executable, "-m", "deploy.local.endpoint", "--name", self._config.endpoint.name]
