@@ -222,6 +222,32 @@ def test_when_the_model_fails_every_row_the_endpoint_is_out_of_order(rows: int) 
         score(OutOfOrder(), ["a"] * rows, deadline_s=0.2, max_attempts=1)
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 16])
+def test_an_outage_in_the_middle_of_a_batch_costs_no_row(max_in_flight: int) -> None:
+    class OutOfOrderForAWhile(Endpoint):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            if 2 <= len(self.requests) < 400:
+                self.requests.append(list(texts))
+                raise EndpointError(
+                    "ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR
+                )
+            return await super().__call__(texts, inference_id)
+
+    texts = [f"text {row}" for row in range(256)]
+    results, _ = score(OutOfOrderForAWhile(), texts, max_in_flight=max_in_flight)
+    assert [row.star_rating for row in results if isinstance(row, Scored)] == [
+        rating_of(text) for text in texts
+    ]
+
+
+@pytest.mark.parametrize("max_in_flight", [1, 16])
+def test_a_poison_row_at_the_end_is_found_whatever_is_in_flight(max_in_flight: int) -> None:
+    endpoint = Endpoint(poison="text 63", poison_status=500)
+    texts = [f"text {row}" for row in range(64)]
+    results, _ = score(endpoint, texts, max_in_flight=max_in_flight, deadline_s=20)
+    assert [row for row, result in enumerate(results) if isinstance(result, Failed)] == [63]
+
+
 def test_rows_that_are_all_rejected_all_fail() -> None:
     class Rejecting(Endpoint):
         async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:

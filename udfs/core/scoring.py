@@ -139,8 +139,8 @@ class Scorer:
 
     A request that the model rejects is cut into parts, until the rejected row stands alone and
     fails. Where the failure may heal (timeout, 5xx, an answer that does not fit), a row alone is
-    given up only if the endpoint has answered another request of the batch: else it is the
-    endpoint that is out of order.
+    given up only if, right after its last failure, the endpoint answers for another text of the
+    batch, one that it has answered before: else it is the endpoint that is out of order.
 
     Parameters
     ----------
@@ -239,15 +239,14 @@ class Scorer:
                             raise EndpointUnavailableError(str(error)) from error
                     else:
                         blames -= 1
-                        can_be_judged = not error.is_retryable or batch.has_answer
                         if not error.is_retryable or (
-                            blames <= 0 and (len(texts) > 1 or can_be_judged)
+                            blames <= 0 and (len(texts) > 1 or await self._is_in_order(batch))
                         ):
                             failed = Failed(error.reason, str(error), attempts)
                             break
                     await self._sleep(self._backoff_s(attempts - earlier_attempts))
                 else:
-                    batch.has_answer = True
+                    batch.control = texts[0]
                     return [
                         Scored(rating, answer.model_variant, inference_id, row, attempts)
                         for row, rating in enumerate(ratings)
@@ -261,6 +260,17 @@ class Scorer:
             self._request(batch, texts[start : start + part_rows], part_blames, attempts)
             for start in range(0, len(texts), part_rows)
         )
+
+    async def _is_in_order(self, batch: "_Batch") -> bool:
+        """Ask for a text that was answered before; False where there is none yet."""
+        if batch.control is None:
+            return False
+        try:
+            answer = await self._attempt([batch.control], self._new_id())
+            checked_ratings(answer.labels, 1)
+        except EndpointError:
+            return False
+        return True
 
     async def _attempt(self, texts: Sequence[str], inference_id: str) -> Answer:
         timeout_s = self._options.attempt_timeout_s
@@ -283,7 +293,7 @@ class _Batch:
     """What the requests of one batch share."""
 
     in_flight: asyncio.Semaphore
-    has_answer: bool = False
+    control: str | None = None
     last_failure: str = "none"
 
 
