@@ -1,6 +1,7 @@
 """Fixtures of all layers."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ PROJECT_ROOT = Path(__file__).parents[1]
 # embedded Flink import the project too.
 os.chdir(PROJECT_ROOT)
 os.environ["PYTHONPATH"] = str(PROJECT_ROOT)
+# A shell starts its background jobs with Ctrl-C ignored, and so would be all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

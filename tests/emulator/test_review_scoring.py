@@ -58,9 +58,13 @@ def json_review(total_bytes: int | None = None, **fields: str) -> bytes:
     return json.dumps(record, ensure_ascii=False).encode()
 
 
+def get_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.load(response)
+
+
 def records_answered(stack: Stack) -> int:
-    with urllib.request.urlopen(f"{stack.info.endpoint_url}/stats", timeout=5) as response:
-        return int(json.load(response)["records"])
+    return int(get_json(f"{stack.info.endpoint_url}/stats")["records"])
 
 
 def test_no_output_can_exceed_its_sinks_limit(stack: Stack) -> None:
@@ -80,8 +84,14 @@ def test_no_output_can_exceed_its_sinks_limit(stack: Stack) -> None:
     job_id, streams = submit(
         stack,
         "limits-json",
-        {"reviews": {"max_body_bytes": str(MAX_BODY_BYTES)}, "application": {"bundle_rows": "500"}},
+        {
+            "reviews": {"max_body_bytes": str(MAX_BODY_BYTES)},
+            "application": {"bundle_rows": "500", "checkpoint_timeout_s": "500"},
+        },
     )
+    # The deadline is held against this property, so it must be what the engine goes by.
+    checkpoints = get_json(f"{stack.info.web_ui_url}/jobs/{job_id}/checkpoints/config")
+    assert checkpoints["timeout"] == 500_000
     names = put(stack, streams["reviews"], payloads)
     scored, dead, raw, archived = finished(stack, job_id, streams, names)
 
