@@ -238,7 +238,7 @@ def test_a_dead_part_is_named_and_the_rest_ends(model_dir: Path, tmp_path: Path)
         until(lambda: not emulator.is_running)
         with pytest.raises(PartDiedError, match=r"emulator ended by signal SIGKILL; see .*\.log"):
             stack.check()
-    assert lines[-1] == f"Flink web UI: {stack.info.web_ui_url}"
+    assert lines[-1] == f"Flink web UI: {stack.info.addresses['Flink web UI']}"
     assert living(processes) == []
     assert {path.name for path in tmp_path.iterdir()} == {"conf", "lock", "logs"}
 
