@@ -45,7 +45,7 @@ cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; th
 submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs "$(JOBS)")
 
-stop: tools build/.setup ## end that cluster
+stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop
 
 lock: tools $(UV) ## compile requirements.lock anew from pyproject.toml

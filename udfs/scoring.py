@@ -51,17 +51,16 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     def open(self, function_context: FunctionContext) -> None:
         """Start the worker's event loop and connect its client."""
         self._loop = EventLoopThread()
-        try:
-            self._client = self._make_invoke()
-            self._scorer = Scorer(self._loop.run(self._client.__aenter__()), self._options)
-        except BaseException:
-            self._loop.close()
-            raise
+        self._client = None
+        client = self._make_invoke()
+        self._scorer = Scorer(self._loop.run(client.__aenter__()), self._options)
+        self._client = client
 
     def close(self) -> None:
-        """Disconnect the client and end the loop."""
+        """Disconnect the client and end the loop, also after an `open` that failed."""
         try:
-            self._loop.run(self._client.__aexit__(None, None, None))
+            if self._client is not None:
+                self._loop.run(self._client.__aexit__(None, None, None))
         finally:
             self._loop.close()
 

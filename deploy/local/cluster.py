@@ -518,8 +518,11 @@ class FlinkCluster(FlinkClient):
         OSError
             While the JobManager does not answer.
         """
-        # Another cluster may have taken the port between the choice and the start.
-        config = {entry["key"]: entry["value"] for entry in self._get("/jobmanager/config")}
+        # Another server may have taken the port between the choice and the start.
+        try:
+            config = {entry["key"]: entry["value"] for entry in self._get("/jobmanager/config")}
+        except (ValueError, TypeError, KeyError):
+            return False
         if config.get("web.log.path") != self._config["web.log.path"]:
             return False
         return bool(self._get("/overview")["slots-total"] >= self._slots_total)

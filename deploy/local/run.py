@@ -165,8 +165,8 @@ def run(
 ) -> Summary:
     """Carry a whole run through and write `summary.json` into its directory.
 
-    Ctrl-C once ends the sending; the run then ends as a bounded one does. Ctrl-C again ends it at
-    once.
+    Ctrl-C once ends the sending; the run then ends as a bounded one does. Ctrl-C again, or when
+    nothing is being sent, ends it at once.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def run(
     StackRunningError
         Another stack uses the run directory.
     KeyboardInterrupt
-        Ctrl-C before the first review was sent, or a second time.
+        Ctrl-C while nothing was being sent, or a second time.
     """
     stack_options = StackOptions(
         model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES, shards=options.shards

@@ -79,6 +79,7 @@ class View:
 
     def render(self, snapshot: Snapshot) -> RenderableType:
         """Return the whole view."""
+        # What matters most comes first: a low terminal shows the top.
         # Fixed heights: a view that grows leaves traces of itself when the terminal scrolls.
         return Group(
             Panel(self._stages(snapshot), title=_title(snapshot), title_align="left"),
@@ -88,13 +89,13 @@ class View:
                 title_align="left",
                 height=LATEST_ROWS + 2,
             ),
+            _addresses(snapshot),
             Panel(
                 _dead_letters(snapshot),
                 title="dead letters by reason",
                 title_align="left",
                 height=_DEAD_LETTER_LINES + 2,
             ),
-            _addresses(snapshot),
         )
 
     def line(self, snapshot: Snapshot) -> str:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from udfs.core.endpoint import encode
 from udfs.core.scoring import (
+    CONTROL_TEXT,
     Answer,
     EndpointError,
     EndpointUnavailableError,
@@ -175,8 +176,8 @@ def test_a_row_without_a_sound_answer_fails(labels: list[object]) -> None:
     results, _ = score(BadAnswers("b", labels), ["a", "b"], max_attempts=2)
     assert isinstance(results[0], Scored)
     assert isinstance(results[1], Failed)
-    # Twice with the other row, twice alone.
-    assert (results[1].reason, results[1].attempts) == ("bad_answer", 4)
+    # Twice with the other row, twice alone, once more between two controls.
+    assert (results[1].reason, results[1].attempts) == ("bad_answer", 5)
 
 
 class Hanging(Endpoint):
@@ -201,15 +202,16 @@ class Hanging(Endpoint):
 def test_a_row_on_which_the_model_hangs_costs_one_row() -> None:
     texts = [f"text {row}" for row in range(64)]
     endpoint = Hanging("text 41")
-    results, _ = score(endpoint, texts, attempt_timeout_s=0.1, max_attempts=2, deadline_s=30)
+    options = ScoringOptions(attempt_timeout_s=0.2, max_attempts=2)
+    results, _ = score(
+        endpoint, texts, attempt_timeout_s=0.2, max_attempts=2, deadline_s=isolation_s(options)
+    )
     failed = [row for row, result in enumerate(results) if isinstance(result, Failed)]
     assert failed == [41]
     assert isinstance(results[41], Failed)
     assert results[41].reason == "timeout"
     hung = sum("text 41" in request for request in endpoint.requests)
-    assert hung == endpoint.cancelled == 2 + 1 + 2
-    options = ScoringOptions(attempt_timeout_s=0.1, max_attempts=2)
-    assert hung * 0.1 <= isolation_s(options)
+    assert hung == endpoint.cancelled == 2 + 1 + 3
 
 
 @pytest.mark.parametrize("rows", [1, 64])
@@ -223,10 +225,13 @@ def test_when_the_model_fails_every_row_the_endpoint_is_out_of_order(rows: int) 
 
 
 @pytest.mark.parametrize("max_in_flight", [1, 16])
-def test_an_outage_in_the_middle_of_a_batch_costs_no_row(max_in_flight: int) -> None:
+@pytest.mark.parametrize("last_failure", range(391, 403))
+def test_an_outage_in_the_middle_of_a_batch_costs_no_row(
+    max_in_flight: int, last_failure: int
+) -> None:
     class OutOfOrderForAWhile(Endpoint):
         async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
-            if 2 <= len(self.requests) < 400:
+            if 2 <= len(self.requests) < last_failure:
                 self.requests.append(list(texts))
                 raise EndpointError(
                     "ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR
@@ -240,17 +245,38 @@ def test_an_outage_in_the_middle_of_a_batch_costs_no_row(max_in_flight: int) -> 
     ]
 
 
+@pytest.mark.parametrize("outage_s", [0.25, 0.5, 0.62])
+def test_a_model_that_hangs_for_a_while_costs_no_row(outage_s: float) -> None:
+    class HangingForAWhile(Endpoint):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            loop = asyncio.get_running_loop()
+            if not self.requests:
+                self.until_s = loop.time() + outage_s
+            elif loop.time() < self.until_s:
+                await asyncio.Event().wait()
+            return await super().__call__(texts, inference_id)
+
+    texts = [f"text {row}" for row in range(128)]
+    results, _ = score(HangingForAWhile(), texts, attempt_timeout_s=0.05, max_attempts=2)
+    assert [type(row) for row in results] == [Scored] * 128
+
+
 @pytest.mark.parametrize("max_in_flight", [1, 16])
-def test_a_poison_row_at_the_end_is_found_whatever_is_in_flight(max_in_flight: int) -> None:
-    endpoint = Endpoint(poison="text 63", poison_status=500)
-    texts = [f"text {row}" for row in range(64)]
+@pytest.mark.parametrize("rows", [1, 2, 9, 64])
+def test_a_poison_row_is_found_whatever_surrounds_it(rows: int, max_in_flight: int) -> None:
+    texts = [f"text {row}" for row in range(rows)]
+    endpoint = Endpoint(poison=texts[-1], poison_status=500)
     results, _ = score(endpoint, texts, max_in_flight=max_in_flight, deadline_s=20)
-    assert [row for row, result in enumerate(results) if isinstance(result, Failed)] == [63]
+    assert [row for row, result in enumerate(results) if isinstance(result, Failed)] == [rows - 1]
+    # Its three chances, and one more between two controls.
+    assert endpoint.requests.count([texts[-1]]) == 4
 
 
 def test_rows_that_are_all_rejected_all_fail() -> None:
     class Rejecting(Endpoint):
         async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            if texts == [CONTROL_TEXT]:
+                return Answer([3], "A")
             self.requests.append(list(texts))
             raise EndpointError("no", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
 
@@ -259,6 +285,17 @@ def test_rows_that_are_all_rejected_all_fail() -> None:
     assert [type(row) for row in results] == [Failed] * 64
     assert len(endpoint.requests) == 1 + 8 + 64
     assert pauses == []
+
+
+def test_a_model_that_rejects_whatever_it_is_asked_is_out_of_order() -> None:
+    class RejectingAll(Endpoint):
+        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+            raise EndpointError(
+                "wrong content type", is_retryable=False, reason=ScoreReason.MODEL_ERROR
+            )
+
+    with pytest.raises(EndpointUnavailableError, match="wrong content type"):
+        score(RejectingAll(), ["a"] * 64, deadline_s=0.2)
 
 
 def test_nothing_of_a_failed_batch_outlives_the_call() -> None:

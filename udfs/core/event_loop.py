@@ -34,9 +34,7 @@ class EventLoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def close(self) -> None:
-        """Stop the loop and end its thread; the loop may be closed already."""
-        if self._loop.is_closed():
-            return
+        """Stop the loop and end its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -23,6 +23,9 @@ _MIN_RATING, _MAX_RATING = 1, 5
 # need six, at the price of a few more requests.
 _PARTS = 8
 
+CONTROL_TEXT = "It works."
+"""What the endpoint is asked before a row is given up: if it answers, it is in order."""
+
 
 class ScoreReason(StrEnum):
     """Why a review has no prediction: the `reason` of its dead letter."""
@@ -42,7 +45,7 @@ class ScoringOptions:
     max_request_rows, max_request_bytes
         A request is closed before it exceeds either.
     max_in_flight
-        Requests under way at once; one that waits to be retried counts.
+        Requests under way at once; one that waits to be retried does not count.
     attempt_timeout_s
         One attempt, from sending to the last byte. SageMaker gives the container 60 s.
     max_attempts
@@ -137,10 +140,10 @@ def new_inference_id() -> str:
 class Scorer:
     """Scores batches of texts through one `Invoke`.
 
-    A request that the model rejects is cut into parts, until the rejected row stands alone and
-    fails. Where the failure may heal (timeout, 5xx, an answer that does not fit), a row alone is
-    given up only if, right after its last failure, the endpoint answers for another text of the
-    batch, one that it has answered before: else it is the endpoint that is out of order.
+    A request that the model rejects is cut into parts, until the rejected row stands alone. It is
+    given up if the endpoint answers for a control text right after; where the failure may heal
+    (timeout, 5xx, an answer that does not fit), if it does so before and after yet another attempt.
+    Else it is the endpoint that is out of order.
 
     Parameters
     ----------
@@ -225,62 +228,67 @@ class Scorer:
     ) -> list[Scored | Failed]:
         """Ask until there is an answer, or until the rows were to blame `blames` times."""
         attempts = earlier_attempts
-        async with batch.in_flight:
-            while True:
-                attempts += 1
-                inference_id = self._new_id()
-                try:
-                    answer = await self._attempt(texts, inference_id)
-                    ratings = checked_ratings(answer.labels, len(texts))
-                except EndpointError as error:
-                    batch.last_failure = str(error)
-                    if error.reason is None:
-                        if not error.is_retryable:
-                            raise EndpointUnavailableError(str(error)) from error
-                    else:
-                        blames -= 1
-                        if not error.is_retryable or (
-                            blames <= 0 and (len(texts) > 1 or await self._is_in_order(batch))
-                        ):
-                            failed = Failed(error.reason, str(error), attempts)
-                            break
-                    await self._sleep(self._backoff_s(attempts - earlier_attempts))
+        was_in_order = False
+        while True:
+            attempts += 1
+            try:
+                return await self._scored(batch, texts, attempts)
+            except EndpointError as error:
+                batch.last_failure = str(error)
+                if error.reason is None:
+                    if not error.is_retryable:
+                        raise EndpointUnavailableError(str(error)) from error
                 else:
-                    batch.control = texts[0]
-                    return [
-                        Scored(rating, answer.model_variant, inference_id, row, attempts)
-                        for row, rating in enumerate(ratings)
-                    ]
-        if len(texts) == 1:
-            return [failed]
+                    blames -= 1
+                    if blames <= 0 or not error.is_retryable:
+                        if len(texts) > 1:
+                            return await self._cut_up(batch, texts, attempts)
+                        is_in_order = await self._is_in_order(batch)
+                        if is_in_order and (was_in_order or not error.is_retryable):
+                            return [Failed(error.reason, str(error), attempts)]
+                        was_in_order = is_in_order
+            await self._sleep(self._backoff_s(attempts - earlier_attempts))
+
+    async def _cut_up(
+        self, batch: "_Batch", texts: Sequence[str], attempts: int
+    ) -> list[Scored | Failed]:
         part_rows = -(-len(texts) // _PARTS)
-        # A part of several rows is tried once before it is cut again; a row alone gets its chances.
-        part_blames = self._options.max_attempts if part_rows == 1 else 1
+        parts = [texts[start : start + part_rows] for start in range(0, len(texts), part_rows)]
+        # Several rows are tried once before they are cut again; a row alone gets its chances.
         return await self._all(
-            self._request(batch, texts[start : start + part_rows], part_blames, attempts)
-            for start in range(0, len(texts), part_rows)
+            self._request(
+                batch, part, self._options.max_attempts if len(part) == 1 else 1, attempts
+            )
+            for part in parts
         )
 
     async def _is_in_order(self, batch: "_Batch") -> bool:
-        """Ask for a text that was answered before; False where there is none yet."""
-        if batch.control is None:
-            return False
         try:
-            answer = await self._attempt([batch.control], self._new_id())
-            checked_ratings(answer.labels, 1)
+            await self._scored(batch, [CONTROL_TEXT], 1)
         except EndpointError:
             return False
         return True
 
-    async def _attempt(self, texts: Sequence[str], inference_id: str) -> Answer:
+    async def _scored(
+        self, batch: "_Batch", texts: Sequence[str], attempts: int
+    ) -> list[Scored | Failed]:
+        """Make one attempt; a slot is held for as long as it is under way."""
         timeout_s = self._options.attempt_timeout_s
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._invoke(texts, inference_id)
-        except TimeoutError:
-            raise EndpointError(
-                f"no answer within {timeout_s} s", is_retryable=True, reason=ScoreReason.TIMEOUT
-            ) from None
+        inference_id = self._new_id()
+        async with batch.in_flight:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    answer = await self._invoke(texts, inference_id)
+            except TimeoutError:
+                raise EndpointError(
+                    f"no answer within {timeout_s} s",
+                    is_retryable=True,
+                    reason=ScoreReason.TIMEOUT,
+                ) from None
+        return [
+            Scored(rating, answer.model_variant, inference_id, row, attempts)
+            for row, rating in enumerate(checked_ratings(answer.labels, len(texts)))
+        ]
 
     def _backoff_s(self, attempts: int) -> float:
         # The exponent is bounded because 2**attempts of a long outage overflows a float.
@@ -293,30 +301,31 @@ class _Batch:
     """What the requests of one batch share."""
 
     in_flight: asyncio.Semaphore
-    control: str | None = None
     last_failure: str = "none"
 
 
 def isolation_s(options: ScoringOptions) -> float:
-    """Return how long it takes at most to find one row on which the model hangs, in seconds.
+    """Return how long it takes to find one row on which the model hangs, in seconds.
 
-    The whole request and the row alone are tried `max_attempts` times, the parts between once;
-    pauses are drawn at their longest. The deadline must leave room for it, or one such row would
-    fail the job again and again.
+    The whole request is tried `max_attempts` times, the parts once, the row alone once more than
+    `max_attempts`, with two controls; pauses are drawn at their longest, and there is room for one
+    attempt more. Without waiting for a slot. The deadline must not be shorter, or one such row
+    would fail the job again and again.
 
-    >>> isolation_s(ScoringOptions(max_request_rows=1, attempt_timeout_s=1.0, max_attempts=1))
-    1.0
+    >>> isolation_s(ScoringOptions(max_request_rows=1, attempt_timeout_s=1.0, backoff_base_s=0.0))
+    7.0
     """
-    levels, rows = 0, options.max_request_rows
-    while rows > 1:
-        rows = -(-rows // _PARTS)
-        levels += 1
-    attempts = options.max_attempts * (1 if levels == 0 else 2) + max(0, levels - 1)
+    parts_attempts, rows = 0, options.max_request_rows
+    while (rows := -(-rows // _PARTS)) > 1:
+        parts_attempts += 1
+    attempts = options.max_attempts + 1 + 2 + 1
+    if options.max_request_rows > 1:
+        attempts += options.max_attempts + parts_attempts
     pauses_s = sum(
         min(options.backoff_cap_s, options.backoff_base_s * 2.0 ** min(attempt, 30))
-        for attempt in range(1, options.max_attempts)
+        for attempt in range(1, options.max_attempts + 1)
     )
-    return attempts * options.attempt_timeout_s + pauses_s * (1 if levels == 0 else 2)
+    return attempts * options.attempt_timeout_s + 2 * pauses_s
 
 
 def pack(texts: Sequence[str], options: ScoringOptions) -> Iterator[Sequence[str]]:
