@@ -261,6 +261,16 @@ def test_a_model_that_hangs_for_a_while_costs_no_row(outage_s: float) -> None:
     assert [type(row) for row in results] == [Scored] * 128
 
 
+def test_a_control_from_before_an_outage_proves_nothing_after_it() -> None:
+    def failing() -> EndpointError:
+        return EndpointError("503", is_retryable=True, reason=ScoreReason.MODEL_ERROR)
+
+    control = Answer([3], "A")
+    endpoint = Endpoint([failing(), control, throttled(), failing(), control])
+    results, _ = score(endpoint, ["a"], max_attempts=1)
+    assert isinstance(results[0], Scored)
+
+
 @pytest.mark.parametrize("max_in_flight", [1, 16])
 @pytest.mark.parametrize("rows", [1, 2, 9, 64])
 def test_a_poison_row_is_found_whatever_surrounds_it(rows: int, max_in_flight: int) -> None:

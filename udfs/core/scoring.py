@@ -238,6 +238,7 @@ class Scorer:
                 if error.reason is None:
                     if not error.is_retryable:
                         raise EndpointUnavailableError(str(error)) from error
+                    was_in_order = False
                 else:
                     blames -= 1
                     if blames <= 0 or not error.is_retryable:
