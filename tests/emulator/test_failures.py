@@ -103,6 +103,12 @@ def test_a_job_goes_on_from_its_savepoint_where_it_stopped(stack: Stack) -> None
     job_id, streams = submit(stack, "restored")
     send("before", streams)
     until(lambda: len(out(streams)), lambda count: count >= len(names))
+    # A savepoint's places in the streams are those of the checkpoint before it: see `stop_job`.
+    sent_ms = time.time() * 1000
+    until(
+        lambda: stack.cluster.last_checkpoint(job_id),
+        lambda checkpoint: checkpoint is not None and checkpoint.trigger_time_ms > sent_ms,
+    )
     savepoint = stack.cluster.stop_job(job_id, drain=False)
     send("between", streams)
     # Fails where an operator of the savepoint has no place in the plan: ids must be stable.
