@@ -9,15 +9,18 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pyflink.table import StatementSet, TableEnvironment
 
-from flink_jobs import review_scoring
-from flink_jobs.config import MANAGED_PROPERTIES, ConfigError, JobConfig, load_config
+from flink_jobs import review_metrics, review_scoring
+from flink_jobs.config import MANAGED_PROPERTIES, ConfigError, JobName, load_config
 from flink_jobs.environment import create_environment
 
-JOBS: dict[str, Callable[[TableEnvironment, JobConfig], StatementSet]] = {
+# Each takes the configuration of its own job.
+JOBS: dict[JobName, Callable[[TableEnvironment, Any], StatementSet]] = {
     "review_scoring": review_scoring.build,
+    "review_metrics": review_metrics.build,
 }
 
 
@@ -37,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"Configuration error: {error}", file=sys.stderr)
         return 2
-    t_env = create_environment(config.application)
+    t_env = create_environment(config)
     JOBS[config.application.job](t_env, config).execute()
     return 0
 

@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from udfs.core.endpoint import EndpointOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
+from udfs.core.publishing import PublishingOptions, longest_s
 from udfs.core.scoring import MAX_REQUEST_BYTES, ScoringOptions, isolation_s
+from udfs.core.watermarks import WatermarkOptions
 
 MANAGED_PROPERTIES = Path("/etc/flink/application_properties.json")
 """Where Managed Service for Apache Flink mounts the runtime properties."""
@@ -29,7 +31,7 @@ _MAX_BODY_BYTES = 700 * 1024
 
 _MAX_BUNDLE_BYTES = 512 * 1024 * 1024
 
-JobName = Literal["review_scoring"]
+JobName = Literal["review_scoring", "review_metrics", "rating_anomalies"]
 
 
 class ConfigError(Exception):
@@ -43,11 +45,13 @@ class ConfigError(Exception):
         super().__init__(f"{count} in {source}:\n{lines}")
 
 
-class _Group(BaseModel):
+class Group(BaseModel):
+    """A property group: its name is that of the field that holds it."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
-class ApplicationConfig(_Group):
+class ApplicationConfig(Group):
     """Group `application`: which job this application runs, and the engine's bounds.
 
     Attributes
@@ -67,7 +71,7 @@ class ApplicationConfig(_Group):
     bundle_time_ms: int = Field(500, ge=1, le=60_000)
 
 
-class AwsConfig(_Group):
+class AwsConfig(Group):
     """Group `aws`: the region, and a stand-in's address (`endpoint_url`) on a laptop.
 
     There are no credentials among the properties: they come from the SDKs' default chain, on AWS
@@ -78,7 +82,7 @@ class AwsConfig(_Group):
     endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
 
 
-class ReviewsConfig(_Group):
+class ReviewsConfig(Group):
     """Group `reviews`: the source stream and what counts as a review (see `ParsingOptions`).
 
     Attributes
@@ -108,7 +112,7 @@ class ReviewsConfig(_Group):
         )
 
 
-class EndpointConfig(_Group):
+class EndpointConfig(Group):
     """Group `endpoint`: the SageMaker endpoint and how it is asked (see `ScoringOptions`).
 
     `endpoint_url` is the address of a stand-in for SageMaker's runtime API.
@@ -147,37 +151,158 @@ class EndpointConfig(_Group):
         )
 
 
-class StreamConfig(_Group):
-    """Groups `scored_reviews` and `dead_letters`: a Kinesis stream that is written."""
+class ScoredReviewsConfig(Group):
+    """Group `scored_reviews`: the stream of scored reviews, which one job writes and others read.
+
+    Attributes
+    ----------
+    initial_position, read_interval_ms
+        As in the group `reviews`.
+    repeat_horizon_s
+        For so long a reader remembers a source_id, and drops the record that comes with it again.
+        Memory grows with it: about 200 bytes a record.
+    """
+
+    stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
+    initial_position: Literal["LATEST", "TRIM_HORIZON"] = "TRIM_HORIZON"
+    read_interval_ms: int = Field(250, ge=200, le=60_000)
+    repeat_horizon_s: int = Field(3_600, ge=60, le=604_800)
+
+
+class WindowsConfig(Group):
+    """Group `windows`: when a window closes, and how finely it counts.
+
+    Attributes
+    ----------
+    watermark_delay_s
+        How far event times may lie back behind the latest one of their shard.
+    discovery_s
+        So long after its first record a reader closes no window, so that every shard is heard.
+    idle_timeout_s
+        A shard that is silent for so long holds windows back no longer; what it brings afterwards
+        may be late.
+    lg_k
+        HyperLogLog keeps 2 to this power registers: 12 gives a standard error of 1.6 %.
+    """
+
+    watermark_delay_s: float = Field(10.0, ge=0, le=86_400)
+    discovery_s: float = Field(5.0, ge=0, le=3_600)
+    idle_timeout_s: float = Field(30.0, gt=0, le=86_400)
+    lg_k: int = Field(12, ge=4, le=21)
+
+    def watermark_options(self) -> WatermarkOptions:
+        """Return how the watermark follows the shards."""
+        return WatermarkOptions(
+            delay_s=self.watermark_delay_s,
+            discovery_s=self.discovery_s,
+            idle_timeout_s=self.idle_timeout_s,
+        )
+
+
+class AnomaliesConfig(Group):
+    """Group `anomalies`: from which score on a review counts as an anomaly.
+
+    Attributes
+    ----------
+    threshold
+        Of the anomaly score, which is one minus a tail probability.
+    warm_up_reviews
+        The first reviews of a category, which are only learned from.
+    """
+
+    threshold: float = Field(0.99999, gt=0, lt=1)
+    warm_up_reviews: int = Field(50, ge=20, le=100_000)
+
+
+class CloudWatchConfig(Group):
+    """Group `cloudwatch`: the namespace of the metrics."""
+
+    namespace: str = Field("kinesis/analytics/AVGStarRating", pattern=r"^[^:][ -~]{0,254}$")
+
+
+class AlertsConfig(Group):
+    """Group `alerts`: the SNS topic that alerts go to."""
+
+    topic_arn: str = Field(pattern=r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}$")
+
+
+class PublishingConfig(Group):
+    """Group `publishing`: how CloudWatch and SNS are asked (see `PublishingOptions`)."""
+
+    attempt_timeout_s: float = Field(5.0, gt=0, le=60)
+    max_attempts: int = Field(5, ge=1, le=20)
+
+    def publishing_options(self, aws: AwsConfig) -> PublishingOptions:
+        """Return what the clients need."""
+        return PublishingOptions(
+            region=aws.region,
+            endpoint_url=aws.endpoint_url,
+            attempt_timeout_s=self.attempt_timeout_s,
+            max_attempts=self.max_attempts,
+        )
+
+
+class StreamConfig(Group):
+    """Groups `review_metrics`, `rating_anomalies`, `dead_letters`: a stream that is written."""
 
     stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
 
 
-class DeliveryConfig(_Group):
+class DeliveryConfig(Group):
     """Groups `raw_archive` and `scored_archive`: a Firehose delivery stream that is written."""
 
     delivery_stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
 
 
-class ReviewScoringConfig(_Group):
+class ReviewScoringConfig(Group):
     """All that the job `review_scoring` needs; each field is the property group of its name."""
 
     application: ApplicationConfig
     aws: AwsConfig
     reviews: ReviewsConfig
     endpoint: EndpointConfig
-    scored_reviews: StreamConfig
+    scored_reviews: ScoredReviewsConfig
     dead_letters: StreamConfig
     raw_archive: DeliveryConfig
     scored_archive: DeliveryConfig
 
 
-JobConfig = ReviewScoringConfig
+class ReviewMetricsConfig(Group):
+    """All that the job `review_metrics` needs; each field is the property group of its name."""
 
-JOB_CONFIGS: dict[str, type[JobConfig]] = {"review_scoring": ReviewScoringConfig}
+    application: ApplicationConfig
+    aws: AwsConfig
+    scored_reviews: ScoredReviewsConfig
+    windows: WindowsConfig
+    review_metrics: StreamConfig
+    cloudwatch: CloudWatchConfig
+    publishing: PublishingConfig
+    dead_letters: StreamConfig
 
-_GROUPS: dict[str, type[_Group]] = {
-    name: cast(type[_Group], field.annotation)
+
+class RatingAnomaliesConfig(Group):
+    """All that the job `rating_anomalies` needs; each field is the property group of its name."""
+
+    application: ApplicationConfig
+    aws: AwsConfig
+    scored_reviews: ScoredReviewsConfig
+    anomalies: AnomaliesConfig
+    rating_anomalies: StreamConfig
+    alerts: AlertsConfig
+    publishing: PublishingConfig
+    dead_letters: StreamConfig
+
+
+JobConfig = ReviewScoringConfig | ReviewMetricsConfig | RatingAnomaliesConfig
+
+JOB_CONFIGS: dict[str, type[JobConfig]] = {
+    "review_scoring": ReviewScoringConfig,
+    "review_metrics": ReviewMetricsConfig,
+    "rating_anomalies": RatingAnomaliesConfig,
+}
+
+_GROUPS: dict[str, type[Group]] = {
+    name: cast(type[Group], field.annotation)
     for config in JOB_CONFIGS.values()
     for name, field in config.model_fields.items()
 }
@@ -202,9 +327,23 @@ def load_config(path: Path) -> JobConfig:
         Names every problem of the file: unreadable, wrong shape, missing, unknown, misspelt and
         ill-typed groups and properties, and values that do not fit each other.
     """
+    job, groups = _load(path)
+    config = JOB_CONFIGS[job]
+    return config.model_validate({name: groups[name] for name in config.model_fields})
+
+
+def load_groups(path: Path) -> dict[str, Group]:
+    """Read and check the same, and return every group that the file holds, by name.
+
+    For whoever looks after several jobs with one file, as with the laptop's sample.
+    """
+    return _load(path)[1]
+
+
+def _load(path: Path) -> tuple[JobName, dict[str, Group]]:
     problems: list[str] = []
     properties = _read(path, problems)
-    groups: dict[str, _Group] = {}
+    groups: dict[str, Group] = {}
     for name, values in properties.items():
         if name == RUN_OPTIONS_GROUP:
             continue
@@ -215,22 +354,21 @@ def load_config(path: Path) -> JobConfig:
             _validate(name, model, values, groups, problems)
     application = groups.get("application")
     job = application.job if isinstance(application, ApplicationConfig) else None
-    needed = JOB_CONFIGS[job].model_fields if job is not None else {"application": None}
-    for name in needed:
+    if job is None and "application" not in properties:
+        problems.append(
+            "group 'application' is missing; its property 'job' names the job:"
+            f" {', '.join(JOB_CONFIGS)}"
+        )
+    for name, field in (JOB_CONFIGS[job].model_fields if job is not None else {}).items():
         if name not in properties:
-            if job is None:
-                problems.append(
-                    "group 'application' is missing; its property 'job' names the job:"
-                    f" {', '.join(JOB_CONFIGS)}"
-                )
-            else:
-                problems.append(f"group {name!r} is missing; {job} needs it")
-                _validate(name, _GROUPS[name], {}, groups, problems)
+            missing: list[str] = []
+            _validate(name, cast(type[Group], field.annotation), {}, groups, missing)
+            if missing:
+                problems += [f"group {name!r} is missing; {job} needs it", *missing]
     problems.extend(_contradictions(groups))
     if problems or job is None:
         raise ConfigError(path, problems)
-    config = JOB_CONFIGS[job]
-    return config.model_validate({name: groups[name] for name in config.model_fields})
+    return job, groups
 
 
 def _read(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
@@ -260,9 +398,9 @@ def _read(path: Path, problems: list[str]) -> dict[str, dict[str, Any]]:
 
 def _validate(
     name: str,
-    model: type[_Group],
+    model: type[Group],
     values: Mapping[str, Any],
-    groups: dict[str, _Group],
+    groups: dict[str, Group],
     problems: list[str],
 ) -> None:
     strings = {key: value for key, value in values.items() if isinstance(value, str)}
@@ -299,7 +437,7 @@ def _suggestion(name: str, known: Mapping[str, object]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
 
 
-def _contradictions(groups: Mapping[str, _Group]) -> list[str]:
+def _contradictions(groups: Mapping[str, Group]) -> list[str]:
     problems = []
     application, reviews = groups.get("application"), groups.get("reviews")
     endpoint = groups.get("endpoint")
@@ -319,6 +457,19 @@ def _contradictions(groups: Mapping[str, _Group]) -> list[str]:
                 f"endpoint.deadline_s = {endpoint.deadline_s}: must be at most a third of"
                 f" application.checkpoint_timeout_s = {application.checkpoint_timeout_s}, because"
                 " a checkpoint may have to wait for two batches under way"
+            )
+    aws, publishing = groups.get("aws"), groups.get("publishing")
+    if (
+        isinstance(application, ApplicationConfig)
+        and isinstance(aws, AwsConfig)
+        and isinstance(publishing, PublishingConfig)
+    ):
+        bound_s = longest_s(publishing.publishing_options(aws))
+        if bound_s > application.checkpoint_timeout_s / 3:
+            problems.append(
+                f"publishing.max_attempts = {publishing.max_attempts} of attempt_timeout_s ="
+                f" {publishing.attempt_timeout_s} may take {bound_s:.0f} s: must be at most a third"
+                f" of application.checkpoint_timeout_s = {application.checkpoint_timeout_s}"
             )
     if isinstance(application, ApplicationConfig) and isinstance(reviews, ReviewsConfig):
         bundle_bytes = application.bundle_rows * reviews.max_body_bytes

@@ -1,25 +1,27 @@
 """The table environment, the same on a laptop and on the managed service."""
 
-from pyflink.table import EnvironmentSettings, TableEnvironment
+from pyflink.datastream import StreamExecutionEnvironment
+from pyflink.table import StreamTableEnvironment
 
-from flink_jobs.config import ApplicationConfig
+from flink_jobs.config import JobConfig, ReviewMetricsConfig, ReviewScoringConfig
 
 
-def create_environment(application: ApplicationConfig) -> TableEnvironment:
+def create_environment(config: JobConfig) -> StreamTableEnvironment:
     """Return a streaming table environment for one job.
 
     Parallelism, checkpoint interval, state backend and restart strategy are the cluster's own: on
     the managed service they are set there.
     """
-    t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    for key, value in engine_options(application).items():
+    t_env = StreamTableEnvironment.create(StreamExecutionEnvironment.get_execution_environment())
+    for key, value in engine_options(config).items():
         t_env.get_config().set(key, value)
     return t_env
 
 
-def engine_options(application: ApplicationConfig) -> dict[str, str]:
+def engine_options(config: JobConfig) -> dict[str, str]:
     """Return the engine's options that belong to the application, not to the cluster."""
-    return {
+    application = config.application
+    options = {
         "pipeline.name": application.job,
         # The same plan gives the same operator ids, so that state finds its operator again.
         "table.exec.uid.generation": "ALWAYS",
@@ -32,3 +34,9 @@ def engine_options(application: ApplicationConfig) -> dict[str, str]:
         "python.fn-execution.bundle.time": str(application.bundle_time_ms),
         "python.fn-execution.arrow.batch.size": str(application.bundle_rows),
     }
+    if not isinstance(config, ReviewScoringConfig):
+        options["table.exec.state.ttl"] = f"{config.scored_reviews.repeat_horizon_s} s"
+    if isinstance(config, ReviewMetricsConfig):
+        idle_timeout_ms = round(config.windows.idle_timeout_s * 1000)
+        options["table.exec.source.idle-timeout"] = f"{idle_timeout_ms} ms"
+    return options

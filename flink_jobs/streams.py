@@ -7,7 +7,13 @@ Flink, "Amazon Kinesis Data Streams SQL" and "Amazon Kinesis Data Firehose SQL".
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flink_jobs.config import AwsConfig, DeliveryConfig, ReviewsConfig, StreamConfig
+from flink_jobs.config import (
+    AwsConfig,
+    DeliveryConfig,
+    ReviewsConfig,
+    ScoredReviewsConfig,
+    StreamConfig,
+)
 
 Columns = Sequence[tuple[str, str]]
 """Names and SQL types, in order."""
@@ -55,6 +61,43 @@ RAW_RECORD: Columns = (
     ("payload", "BYTES"),
 )
 
+REVIEW_METRIC: Columns = (
+    ("window_start", "TIMESTAMP_LTZ(3)"),
+    ("window_end", "TIMESTAMP_LTZ(3)"),
+    ("product_category", "STRING"),
+    ("reviews", "BIGINT"),
+    ("avg_star_rating", "DOUBLE"),
+    ("distinct_reviews", "DOUBLE"),
+    ("distinct_lower", "DOUBLE"),
+    ("distinct_upper", "DOUBLE"),
+    ("sketch", "BYTES"),
+)
+
+RATING_ANOMALY: Columns = (
+    *SOURCE_ID,
+    ("review_id", "STRING"),
+    ("product_category", "STRING"),
+    ("event_time", "TIMESTAMP_LTZ(3)"),
+    ("anomaly_score", "DOUBLE"),
+    ("threshold", "DOUBLE"),
+    ("is_anomaly", "BOOLEAN"),
+    ("explanation", "STRING"),
+    ("event_id", "STRING"),
+)
+
+# Of what `read_scored` returns.
+_SCORED_FIELDS = (
+    *(name for name, _ in SOURCE_ID),
+    "review_id",
+    "star_rating",
+    "product_category",
+    "body_length",
+    "event_time_ms",
+    "watermark_ms",
+    "reason",
+    "message",
+)
+
 _JSON = {"format": "json", "json.timestamp-format.standard": "ISO-8601"}
 
 
@@ -79,22 +122,37 @@ def reviews_source(aws: AwsConfig, reviews: ReviewsConfig) -> Table:
                 "STRING NOT NULL METADATA FROM 'sequence-number' VIRTUAL",
             ),
         ),
-        {
-            "connector": "kinesis",
-            "stream": reviews.stream,
-            "scan.stream.initpos": reviews.initial_position,
-            "scan.shard.getrecords.intervalmillis": str(reviews.read_interval_ms),
-            "scan.shard.getrecords.maxrecordcount": "10000",
-            # Other readers of the shard may take its five reads a second; three tries, the
-            # default, would fail the job.
-            "scan.shard.getrecords.maxretries": "20",
-            "format": "raw",
-            **_source_aws(aws),
-        },
+        _kinesis_source(aws, reviews),
     )
 
 
-def scored_reviews_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
+def scored_reviews_source(aws: AwsConfig, source: ScoredReviewsConfig) -> Table:
+    """Return the table `scored_reviews`: raw bytes and the fields that `read_scored` finds in them.
+
+    The time attribute is `event_time`; its watermark is the one that `read_scored` gives. The
+    function, to be registered before, is non-deterministic, and is still called once a record:
+    every column takes its field from the same call.
+    """
+    record = "read_scored(payload, arrival_time, record_shard, record_sequence_number)"
+    return _table(
+        "scored_reviews",
+        (
+            ("payload", "BYTES"),
+            ("arrival_time", "TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp' VIRTUAL"),
+            ("record_shard", "STRING NOT NULL METADATA FROM 'shard-id' VIRTUAL"),
+            (
+                "record_sequence_number",
+                "STRING NOT NULL METADATA FROM 'sequence-number' VIRTUAL",
+            ),
+            *((name, f"AS {record}.{name}") for name in _SCORED_FIELDS),
+            ("event_time", f"AS TO_TIMESTAMP_LTZ({record}.event_time_ms, 3)"),
+        ),
+        _kinesis_source(aws, source),
+        watermark="WATERMARK FOR event_time AS TO_TIMESTAMP_LTZ(watermark_ms, 3)",
+    )
+
+
+def scored_reviews_sink(aws: AwsConfig, sink: ScoredReviewsConfig) -> Table:
     """Return the table `scored_reviews`: JSON, partitioned by review id."""
     return _kinesis_sink("scored_reviews", SCORED_REVIEW, aws, sink, "review_id")
 
@@ -102,6 +160,16 @@ def scored_reviews_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
 def dead_letters_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
     """Return the table `dead_letters`: JSON (payload in base64), partitioned at random."""
     return _kinesis_sink("dead_letters", DEAD_LETTER, aws, sink)
+
+
+def review_metrics_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
+    """Return the table `review_metrics`: JSON (sketch in base64), partitioned by category."""
+    return _kinesis_sink("review_metrics", REVIEW_METRIC, aws, sink, "product_category")
+
+
+def rating_anomalies_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
+    """Return the table `rating_anomalies`: JSON, partitioned by category."""
+    return _kinesis_sink("rating_anomalies", RATING_ANOMALY, aws, sink, "product_category")
 
 
 def json_lines_delivery(name: str, aws: AwsConfig, sink: DeliveryConfig) -> Table:
@@ -123,14 +191,19 @@ def json_lines_delivery(name: str, aws: AwsConfig, sink: DeliveryConfig) -> Tabl
     )
 
 
-def json_line(columns: Columns) -> str:
-    r"""Return the SQL expression of a row as one line of JSON; BYTES become base64.
+def json_object(columns: Columns) -> str:
+    """Return the SQL expression of a row as JSON text; BYTES become base64.
 
-    >>> json_line((("a", "INT"), ("b", "STRING")))
-    "JSON_OBJECT(KEY 'a' VALUE a, KEY 'b' VALUE b NULL ON NULL) || CHR(10)"
+    >>> json_object((("a", "INT"), ("b", "STRING")))
+    "JSON_OBJECT(KEY 'a' VALUE a, KEY 'b' VALUE b NULL ON NULL)"
     """
     pairs = ", ".join(f"KEY '{name}' VALUE {name}" for name, _ in columns)
-    return f"JSON_OBJECT({pairs} NULL ON NULL) || CHR(10)"
+    return f"JSON_OBJECT({pairs} NULL ON NULL)"
+
+
+def json_line(columns: Columns) -> str:
+    """Return the SQL expression of a row as one line of JSON."""
+    return f"{json_object(columns)} || CHR(10)"
 
 
 def names(columns: Columns) -> str:
@@ -138,8 +211,28 @@ def names(columns: Columns) -> str:
     return ", ".join(name for name, _ in columns)
 
 
+def _kinesis_source(aws: AwsConfig, source: ReviewsConfig | ScoredReviewsConfig) -> dict[str, str]:
+    return {
+        "connector": "kinesis",
+        "stream": source.stream,
+        "scan.stream.initpos": source.initial_position,
+        "scan.shard.getrecords.intervalmillis": str(source.read_interval_ms),
+        # As much as a shard takes in a second: no shard is read far ahead of another.
+        "scan.shard.getrecords.maxrecordcount": "1000",
+        # Other readers of the shard may take its five reads a second; three tries, the default,
+        # would fail the job.
+        "scan.shard.getrecords.maxretries": "20",
+        "format": "raw",
+        **_source_aws(aws),
+    }
+
+
 def _kinesis_sink(
-    name: str, columns: Columns, aws: AwsConfig, sink: StreamConfig, partition_key: str = ""
+    name: str,
+    columns: Columns,
+    aws: AwsConfig,
+    sink: StreamConfig | ScoredReviewsConfig,
+    partition_key: str = "",
 ) -> Table:
     return _table(
         name,
@@ -177,9 +270,14 @@ def _sink_aws(aws: AwsConfig) -> dict[str, str]:
 
 
 def _table(
-    name: str, columns: Columns, options: Mapping[str, str], partition_key: str = ""
+    name: str,
+    columns: Columns,
+    options: Mapping[str, str],
+    partition_key: str = "",
+    watermark: str = "",
 ) -> Table:
-    schema = ",\n  ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
+    lines = [f"`{column}` {sql_type}" for column, sql_type in columns]
+    schema = ",\n  ".join([*lines, watermark] if watermark else lines)
     partitioned = f" PARTITIONED BY (`{partition_key}`)" if partition_key else ""
     settings = ",\n  ".join(f"{literal(key)} = {literal(options[key])}" for key in options)
     return Table(

@@ -2,8 +2,8 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +17,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
-def t_env() -> Iterator[object]:
-    """A table environment as the jobs have it, on an embedded Flink of parallelism 1."""
-    from flink_jobs.config import ApplicationConfig
+def t_env() -> Any:
+    return embedded_environment()
+
+
+def embedded_environment() -> Any:
+    """Return a table environment as the jobs have it, on an embedded Flink of parallelism 1."""
+    from flink_jobs.config import load_config
     from flink_jobs.environment import create_environment
 
-    environment = create_environment(ApplicationConfig(job="review_scoring", bundle_time_ms=100))
+    environment = create_environment(load_config(Path("deploy/runtime_properties.json")))
     environment.get_config().set("parallelism.default", "1")
+    environment.get_config().set("python.fn-execution.bundle.time", "100")
     return environment

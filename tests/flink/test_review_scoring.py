@@ -5,14 +5,13 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pyflink.table import DataTypes, TableEnvironment
 
 from flink_jobs import review_scoring, streams
-from flink_jobs.config import load_config
 from tests.flink.fake_endpoint import POISON, FakeEndpoint, rating_of, requests
+from tests.flink.tables import file_table, lines, optimised_plan
 from udfs.core.parsing import ParsingOptions
 from udfs.core.scoring import CONTROL_TEXT, ScoringOptions
 from udfs.dead_letters import digest_payload
@@ -36,19 +35,6 @@ PAYLOADS = [
     review(12, "a" * 2_000),
 ]
 OPTIONS = ParsingOptions(max_body_bytes=1_000)
-
-
-def file_table(name: str, columns: streams.Columns, path: Path, data_format: str) -> str:
-    schema = ", ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
-    return f"""CREATE TEMPORARY TABLE {name} ({schema}) WITH (
-        'connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = '{data_format}'
-        {", 'json.timestamp-format.standard' = 'ISO-8601'" if data_format == "json" else ""})"""
-
-
-def lines(directory: Path) -> list[dict[str, Any]]:
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name[0] != "."]
-    text = "".join(path.read_text(encoding="utf-8") for path in sorted(files))
-    return [json.loads(line) for line in text.splitlines() if line]
 
 
 @pytest.fixture
@@ -150,19 +136,9 @@ def test_the_endpoint_is_asked_once_a_row(outputs: Path) -> None:
     assert (outputs / "requests" / "closed").exists()
 
 
-def test_every_sink_shares_one_call_of_each_function(t_env: TableEnvironment) -> None:
-    config = load_config(Path("deploy/runtime_properties.json"))
-    jars = [Path("build/flink-aws-connectors.jar"), *_flink_python_jars()]
-    t_env.get_config().set("pipeline.jars", ";".join(jar.absolute().as_uri() for jar in jars))
-    plan = review_scoring.build(t_env, config).explain()
-    optimised = plan.split("== Optimized Execution Plan ==")[1]
+def test_every_sink_shares_one_call_of_each_function(tmp_path: Path) -> None:
+    optimised = optimised_plan("review_scoring", tmp_path)
     assert optimised.count("parse_review(") == 1
     assert optimised.count("score_review(") == 1
     assert optimised.count("TableSourceScan") == 1
     assert optimised.count("Sink(") == 4
-
-
-def _flink_python_jars() -> list[Path]:
-    import pyflink
-
-    return list(Path(pyflink.__file__).parent.glob("opt/flink-python-*.jar"))

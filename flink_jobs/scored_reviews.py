@@ -1,0 +1,33 @@
+"""What the jobs that read `scored-reviews` have in common: each review once, and what is none."""
+
+from pyflink.table import TableEnvironment
+
+from flink_jobs import streams
+
+
+def create_views(t_env: TableEnvironment) -> None:
+    """Define views over the table `scored_reviews` (see `streams.scored_reviews_source`).
+
+    `unique_reviews`: the readable records, each source_id once, for as long as the engine's state
+    is kept (`table.exec.state.ttl`, the property `repeat_horizon_s`).
+    `unreadable_rows`: the others, in the columns of `dead_letters`. The SQL function
+    `digest_payload` must be there.
+    """
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW unique_reviews AS
+        SELECT {streams.names(streams.SOURCE_ID)}, review_id, star_rating, product_category,
+               body_length, event_time_ms, event_time, arrival_time, payload
+        FROM (
+            SELECT *, ROW_NUMBER() OVER (
+                PARTITION BY {streams.names(streams.SOURCE_ID)} ORDER BY PROCTIME() ASC
+            ) AS copy
+            FROM scored_reviews WHERE reason IS NULL)
+        WHERE copy = 1""")
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW unreadable_rows AS
+        SELECT {streams.names(streams.SOURCE_ID)}, 'parse' AS stage, reason, message,
+               CAST(1 AS INT) AS attempts, CAST(NULL AS STRING) AS review_id, arrival_time,
+               kept.payload AS payload, kept.payload_sha256 AS payload_sha256,
+               kept.payload_bytes AS payload_bytes
+        FROM (SELECT *, digest_payload(payload) AS kept FROM scored_reviews
+              WHERE reason IS NOT NULL)""")

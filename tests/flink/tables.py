@@ -1,0 +1,48 @@
+"""What the tests of the transforms share: files as tables, and the plans of the jobs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyflink
+from pyflink.util.java_utils import add_jars_to_context_class_loader
+
+from deploy.local.stack import read_properties, write_properties
+from deploy.main import JOBS
+from flink_jobs import streams
+from flink_jobs.config import load_config
+from flink_jobs.environment import create_environment
+
+PROPERTIES = Path("deploy/runtime_properties.json")
+JAR = Path("build/flink-aws-connectors.jar")
+
+
+def file_table(name: str, columns: streams.Columns, path: Path, data_format: str) -> str:
+    schema = ", ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
+    return f"CREATE TEMPORARY TABLE {name} ({schema}) WITH ({file_options(path, data_format)})"
+
+
+def file_options(path: Path, data_format: str) -> str:
+    options = {"connector": "filesystem", "path": path.as_uri(), "format": data_format}
+    if data_format == "json":
+        options["json.timestamp-format.standard"] = "ISO-8601"
+    return ", ".join(f"'{key}' = '{value}'" for key, value in options.items())
+
+
+def lines(directory: Path) -> list[dict[str, Any]]:
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name[0] != "."]
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(files))
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def optimised_plan(job: str, tmp_path: Path) -> str:
+    """Return the plan that a job has with the real connectors."""
+    properties = read_properties(PROPERTIES)
+    properties["application"]["job"] = job
+    write_properties(tmp_path / "properties.json", properties)
+    config = load_config(tmp_path / "properties.json")
+    # Before the environment is made: it keeps the class loader that it finds.
+    flink_python = Path(pyflink.__file__).parent.glob("opt/flink-python-*.jar")
+    add_jars_to_context_class_loader([path.absolute().as_uri() for path in (JAR, *flink_python)])
+    plan = JOBS[job](create_environment(config), config).explain()
+    return str(plan).split("== Optimized Execution Plan ==")[1]

@@ -1,0 +1,74 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udfs.core.parsing import ParseReason
+from udfs.core.scored_records import ScoredReview, Unreadable, read
+
+RECORD: dict[str, Any] = {
+    "source_stream": "reviews",
+    "source_shard": "shardId-000000000000",
+    "source_sequence_number": "49",
+    "review_id": "R1",
+    "star_rating": 4,
+    "product_category": "Café",
+    "review_body": "fine 😀",
+    "event_time": "2026-09-21T14:13:20.123Z",
+    "policy_version": None,
+    "propensities": {"a": 0.5},
+}
+
+
+def test_a_record_is_read() -> None:
+    assert read(json.dumps(RECORD).encode()) == ScoredReview(
+        source_stream="reviews",
+        source_shard="shardId-000000000000",
+        source_sequence_number="49",
+        review_id="R1",
+        star_rating=4,
+        product_category="Café",
+        body_length=6,
+        event_time_ms=1_790_000_000_123,
+    )
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in RECORD.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (None, ParseReason.NOT_JSON),
+        (b"", ParseReason.NOT_JSON),
+        (b"\xff", ParseReason.NOT_JSON),
+        (b"[" * 100_000, ParseReason.NOT_JSON),
+        (b"[]", ParseReason.NOT_OBJECT),
+        (b"1", ParseReason.NOT_OBJECT),
+        (without("review_id"), ParseReason.MISSING_FIELD),
+        (without("event_time"), ParseReason.MISSING_FIELD),
+        (RECORD | {"review_id": None}, ParseReason.WRONG_TYPE),
+        (RECORD | {"source_shard": 7}, ParseReason.WRONG_TYPE),
+        (RECORD | {"product_category": ""}, ParseReason.WRONG_TYPE),
+        (RECORD | {"product_category": "x" * 257}, ParseReason.WRONG_TYPE),
+        (RECORD | {"star_rating": 0}, ParseReason.WRONG_TYPE),
+        (RECORD | {"star_rating": 6}, ParseReason.WRONG_TYPE),
+        (RECORD | {"star_rating": "4"}, ParseReason.WRONG_TYPE),
+        (RECORD | {"star_rating": 4.5}, ParseReason.WRONG_TYPE),
+        (RECORD | {"event_time": "yesterday"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": "2026-09-21T14:13:20"}, ParseReason.BAD_EVENT_TIME),
+    ],
+)
+def test_what_is_none_is_explained(payload: bytes | dict[str, Any] | None, reason: str) -> None:
+    found = read(json.dumps(payload).encode() if isinstance(payload, dict) else payload)
+    assert isinstance(found, Unreadable)
+    assert found.reason == reason
+    assert 0 < len(found.message) <= 200
+
+
+@given(st.binary())
+def test_no_bytes_raise(payload: bytes) -> None:
+    assert isinstance(read(payload), Unreadable)

@@ -1,0 +1,88 @@
+"""A record of `scored-reviews` as its readers take it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
+
+from udfs.core.parsing import MAX_KEY_BYTES, ParseReason
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+_Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
+_Key = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_KEY_BYTES)]
+
+
+class _Fields(BaseModel):
+    source_stream: _Text
+    source_shard: _Text
+    source_sequence_number: _Text
+    review_id: _Key
+    star_rating: Annotated[int, Field(strict=True, ge=1, le=5)]
+    product_category: _Key
+    review_body: Annotated[str, StringConstraints(strict=True)]
+    event_time: AwareDatetime
+
+
+_REASONS = {
+    "json_invalid": ParseReason.NOT_JSON,
+    "model_type": ParseReason.NOT_OBJECT,
+    "model_attributes_type": ParseReason.NOT_OBJECT,
+    "missing": ParseReason.MISSING_FIELD,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredReview:
+    """A review with its predicted rating (1 to 5); `event_time_ms` counts from the epoch."""
+
+    source_stream: str
+    source_shard: str
+    source_sequence_number: str
+    review_id: str
+    star_rating: int
+    product_category: str
+    body_length: int
+    event_time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is no scored review: a reason code and a sentence."""
+
+    reason: ParseReason
+    message: str
+
+
+def read(payload: bytes | None) -> ScoredReview | Unreadable:
+    """Read one record of `scored-reviews`; never raises, whatever the bytes.
+
+    Fields that are not needed here are not looked at. `body_length` counts characters.
+
+    Examples
+    --------
+    >>> read(b"{}").reason.value
+    'missing_field'
+    """
+    try:
+        fields = _Fields.model_validate_json(payload or b"")
+        return ScoredReview(
+            fields.source_stream,
+            fields.source_shard,
+            fields.source_sequence_number,
+            fields.review_id,
+            fields.star_rating,
+            fields.product_category,
+            len(fields.review_body),
+            (fields.event_time - _EPOCH) // _MILLISECOND,
+        )
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = _REASONS.get(first["type"])
+        if reason is None:
+            bad_time = place == "event_time"
+            reason = ParseReason.BAD_EVENT_TIME if bad_time else ParseReason.WRONG_TYPE
+        return Unreadable(reason, (f"{place}: {first['msg']}" if place else first["msg"])[:200])
