@@ -67,8 +67,9 @@ def create_views(t_env: TableEnvironment, metrics_stream: str) -> None:
                CAST(1 AS INT) AS attempts, review_id, arrival_time, kept.payload AS payload,
                kept.payload_sha256 AS payload_sha256, kept.payload_bytes AS payload_bytes
         FROM (SELECT *, digest_payload(payload) AS kept FROM judged_reviews WHERE is_late)""")
-    window = "DATE_FORMAT({}, 'yyyy-MM-dd''T''HH:mm:ss''Z''')"
-    name = f"{window.format('window_start')} || '/' || {window.format('window_end')}"
+    instant = "DATE_FORMAT({}, 'yyyy-MM-dd''T''HH:mm:ss''Z''')"
+    name = f"{instant.format('window_start')} || '/' || {instant.format('window_end')}"
+    window = streams.json_object(streams.REVIEW_METRIC)
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unpublished_rows AS
         SELECT source_stream, source_shard, source_sequence_number, 'publish' AS stage, reason,
@@ -80,7 +81,7 @@ def create_views(t_env: TableEnvironment, metrics_stream: str) -> None:
                    product_category AS source_shard, {name} AS source_sequence_number,
                    published.reason AS reason, published.message AS message,
                    published.attempts AS attempts,
-                   digest_payload(CAST({streams.json_object(streams.REVIEW_METRIC)} AS BYTES)) AS kept
+                   digest_payload(CAST({window} AS BYTES)) AS kept
             FROM (
                 SELECT *, publish_metrics(window_start, product_category, avg_star_rating,
                                           distinct_reviews) AS published

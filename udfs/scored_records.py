@@ -1,6 +1,7 @@
 """Flink wrapper of `udfs.core.scored_records` and `udfs.core.watermarks`."""
 
 import time
+from collections.abc import Hashable
 
 import pandas as pd
 from pyflink.table import DataTypes, FunctionContext
@@ -65,7 +66,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         """Read an Arrow batch, in row order."""
         # Arrow hands over datetime64[ns]; `as_unit` also takes other resolutions.
         arrival_ms = arrival_time.dt.tz_convert(None).dt.as_unit("ms").astype("int64").tolist()
-        latest_ms: dict[tuple[str, str, str], int] = {}
+        latest_ms: dict[Hashable, int] = {}
         rows: list[tuple[object, ...]] = []
         for data, at_ms, shard, number in zip(
             payload, arrival_ms, record_shard, record_sequence_number, strict=True

@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import time
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,10 @@ ENDED_STATES = frozenset({"FINISHED", "FAILED", "CANCELED"})
 
 WEB_UI_PORT = 8081
 """Preferred port of web UI and REST API; Flink's own default."""
+
+
+MEASURES_AGE_S = 3.0
+"""What `FlinkClient.has_read_all` says may be so old: ask for so long, then it holds for now."""
 
 
 class FlinkClientError(RuntimeError):
@@ -225,6 +230,8 @@ def cluster_config(
         # JobManager and TaskManagers start together; 10 s between attempts by default.
         "cluster.registration.error-delay": 200,
         "rest.retry.delay": 500,
+        # Measures asked for are those of the last time that somebody asked; 10 s old by default.
+        "metrics.fetcher.update-interval": 1000,
     }
     return config | dict(overrides or {})
 
@@ -271,11 +278,17 @@ class FlinkClient:
 
     @staticmethod
     def _run_arguments(
-        entry: Path, properties: Path, jarfile: Path, pyfiles: Path, savepoint: str | None = None
+        entry: Path,
+        properties: Path,
+        jarfile: Path,
+        pyfiles: Path,
+        savepoint: str | None = None,
+        parallelism: int | None = None,
     ) -> list[str]:
-        restored = [] if savepoint is None else ["--fromSavepoint", savepoint]
+        options = [] if savepoint is None else ["--fromSavepoint", savepoint]
+        options += [] if parallelism is None else ["--parallelism", str(parallelism)]
         return [
-            *["run", "-d", *restored, "--python", str(entry), "--pyFiles", str(pyfiles)],
+            *["run", "-d", *options, "--python", str(entry), "--pyFiles", str(pyfiles)],
             *["--jarfile", str(jarfile), "--properties", str(properties)],
         ]
 
@@ -287,6 +300,7 @@ class FlinkClient:
         jarfile: Path,
         pyfiles: Path,
         savepoint: str | None = None,
+        parallelism: int | None = None,
         timeout_s: float = 120.0,
     ) -> str:
         """Submit a job with ``flink run -d``; returns when the cluster has accepted it.
@@ -304,6 +318,8 @@ class FlinkClient:
         savepoint
             Path or URI of a savepoint, as `stop_job` returns it, whose state the job takes over;
             None: it starts without state.
+        parallelism
+            Of every operator that may have more than one subtask; None: the cluster's default.
         timeout_s
             How long the client may take, in seconds.
 
@@ -317,7 +333,7 @@ class FlinkClient:
         FlinkClientError
             When the client fails or submits no job; holds its output, the script's included.
         """
-        arguments = self._run_arguments(entry, properties, jarfile, pyfiles, savepoint)
+        arguments = self._run_arguments(entry, properties, jarfile, pyfiles, savepoint, parallelism)
         output = self._flink(f"submit-{properties.stem}", arguments, timeout_s)
         submitted = re.search(r"Job has been submitted with JobID ([0-9a-f]{32})", output)
         if submitted is None:
@@ -375,12 +391,12 @@ class FlinkClient:
         OSError
             When the JobManager does not answer.
         """
-        overview = self._get("/jobs/overview")
+        overview = self.get("/jobs/overview")
         return [Job(job["jid"], job["name"], job["state"]) for job in overview["jobs"]]
 
     def job_state(self, job_id: str) -> str:
         """Return a job's state, for instance ``RUNNING``."""
-        return str(self._get(f"/jobs/{job_id}")["state"])
+        return str(self.get(f"/jobs/{job_id}")["state"])
 
     def exceptions(self, job_id: str) -> str:
         """Return why a job failed last, less the Java stack frames; empty if it never did."""
@@ -389,15 +405,56 @@ class FlinkClient:
 
     def failures(self, job_id: str) -> list[Failure]:
         """Return the last failures of a job, the newest first; Flink keeps 16 of them."""
-        history = self._get(f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+        history = self.get(f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
         return [Failure(entry["timestamp"], readable(entry["stacktrace"])) for entry in history]
+
+    def is_running(self, job_id: str) -> bool:
+        """Return whether every task of a job runs: ``flink run -d`` returns long before."""
+        tasks = self.get(f"/jobs/{job_id}")["vertices"]
+        return bool(tasks) and all(task["status"] == "RUNNING" for task in tasks)
+
+    def has_read_all(self, job_id: str, stream: str, shards: int) -> bool:
+        """Return whether a job has taken in all that a Kinesis stream holds.
+
+        By the source's own measures: the last read of each shard found nothing and was not behind.
+        They may be old, see `MEASURES_AGE_S`.
+
+        Parameters
+        ----------
+        job_id
+            Of a job that reads the stream.
+        stream, shards
+            Its name and how many shards it has.
+        """
+        wanted = {
+            f"{stream}.shardId.shardId-{shard:012}.{measure}"
+            for shard in range(shards)
+            for measure in ("millisBehindLatest", "numberOfAggregatedRecordsPerFetch")
+        }
+        found = set()
+        for task in self.get(f"/jobs/{job_id}")["vertices"]:
+            path = f"/jobs/{job_id}/vertices/{task['id']}/subtasks/metrics"
+            names = {
+                metric["id"]: metric["id"].partition(".KinesisConsumer.stream.")[2]
+                for metric in self.get(path)
+            }
+            ids = [name for name, measure in names.items() if measure in wanted]
+            if ids:
+                query = urllib.parse.urlencode({"get": ",".join(ids)})
+                found |= {
+                    names[metric["id"]]
+                    for metric in self.get(f"{path}?{query}")
+                    if metric["min"] == metric["max"] == 0
+                }
+        return found == wanted
 
     def last_checkpoint(self, job_id: str) -> Checkpoint | None:
         """Return a job's newest completed checkpoint, None before the first."""
-        latest = self._get(f"/jobs/{job_id}/checkpoints")["latest"]["completed"]
+        latest = self.get(f"/jobs/{job_id}/checkpoints")["latest"]["completed"]
         return latest and Checkpoint(latest["trigger_timestamp"], latest["external_path"])
 
-    def _get(self, path: str) -> Any:
+    def get(self, path: str) -> Any:
+        """Return what the REST API answers to a GET of `path`."""
         with direct_opener().open(self.rest_url + path, timeout=_REST_TIMEOUT_S) as response:
             return json.load(response)
 
@@ -545,12 +602,12 @@ class FlinkCluster(FlinkClient):
         """
         # Another server may have taken the port between the choice and the start.
         try:
-            config = {entry["key"]: entry["value"] for entry in self._get("/jobmanager/config")}
+            config = {entry["key"]: entry["value"] for entry in self.get("/jobmanager/config")}
         except (ValueError, TypeError, KeyError):
             return False
         if config.get("web.log.path") != self._config["web.log.path"]:
             return False
-        return bool(self._get("/overview")["slots-total"] >= self._slots_total)
+        return bool(self.get("/overview")["slots-total"] >= self._slots_total)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """End all processes; returns when none is left."""

@@ -1,14 +1,17 @@
 """What the tests of whole jobs share: a stack, and readers of what comes out."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from deploy.local import jobs
+from deploy.local.cluster import MEASURES_AGE_S
 from deploy.local.emulator import create_resources
 from deploy.local.stack import BUCKET, Stack, StackOptions
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +68,25 @@ def resubmit(
         jarfile=jobs.JAR,
         pyfiles=jobs.write_pyfiles(),
         savepoint=savepoint,
+    )
+
+
+def wait_until_read(stack: Stack, job_id: str, stream: str, shards: int) -> None:
+    """Wait until a job has taken in all that was put into a stream so far."""
+    read_s = 0.0
+
+    def for_how_long_s() -> float:
+        nonlocal read_s
+        if not stack.cluster.has_read_all(job_id, stream, shards):
+            read_s = 0.0
+        else:
+            read_s = read_s or time.monotonic()
+        return time.monotonic() - read_s if read_s else 0.0
+
+    until(
+        for_how_long_s,
+        lambda seconds: seconds > MEASURES_AGE_S,
+        hint=lambda: stack.cluster.exceptions(job_id),
     )
 
 

@@ -226,6 +226,15 @@ def test_each_alert_is_published_once_and_a_null_never(
     assert (request_directory / "closed").exists()
 
 
+def test_the_functions_are_declared_to_have_effects() -> None:
+    # Else the planner may evaluate them again wherever a result is used.
+    for function in (
+        PublishMetrics(lambda: None, OPTIONS, "a/namespace"),  # type: ignore[arg-type, return-value]
+        PublishAlert(lambda: None, OPTIONS, "an:arn"),  # type: ignore[arg-type, return-value]
+    ):
+        assert not function.is_deterministic()
+
+
 def test_the_functions_of_the_jobs_are_called_once_for_two_sinks(t_env: TableEnvironment) -> None:
     for name, function, arguments in (
         (
