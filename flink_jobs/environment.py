@@ -35,6 +35,8 @@ def engine_options(config: JobConfig) -> dict[str, str]:
         "python.fn-execution.arrow.batch.size": str(application.bundle_rows),
     }
     if not isinstance(config, ReviewScoringConfig):
+        # With the heap's, Python aggregates lose open windows in a restart: see decision 3.
+        options["state.backend.type"] = "rocksdb"
         options["table.exec.state.ttl"] = f"{config.scored_reviews.repeat_horizon_s} s"
     if isinstance(config, ReviewMetricsConfig):
         idle_timeout_ms = round(config.windows.idle_timeout_s * 1000)

@@ -8,9 +8,12 @@ from flink_jobs.config import (
     JOB_CONFIGS,
     ConfigError,
     JobName,
+    ReviewMetricsConfig,
     ReviewScoringConfig,
     load_config,
+    load_groups,
 )
+from udfs.core.watermarks import WatermarkOptions
 
 SAMPLE = Path("deploy/runtime_properties.json")
 
@@ -122,7 +125,52 @@ def test_an_unknown_job_names_the_known_ones(tmp_path: Path) -> None:
     properties = groups()
     properties["application"]["job"] = "review_scorign"
     found = problems(write(tmp_path / "properties.json", properties))
-    assert found == ["application.job = 'review_scorign': input should be 'review_scoring'"]
+    assert found == [
+        "application.job = 'review_scorign': input should be 'review_scoring', 'review_metrics' or"
+        " 'rating_anomalies'"
+    ]
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+def test_the_sample_configures_every_job(tmp_path: Path, job: str) -> None:
+    properties = groups()
+    properties["application"]["job"] = job
+    assert isinstance(
+        load_config(write(tmp_path / "properties.json", properties)), JOB_CONFIGS[job]
+    )
+
+
+def test_a_group_that_needs_nothing_may_be_missing(tmp_path: Path) -> None:
+    properties = groups()
+    properties["application"]["job"] = "review_metrics"
+    for name in ("windows", "cloudwatch"):
+        del properties[name]
+    config = load_config(write(tmp_path / "properties.json", properties))
+    assert isinstance(config, ReviewMetricsConfig)
+    assert config.windows.watermark_options() == WatermarkOptions(10.0, 5.0, 30.0)
+    assert config.cloudwatch.namespace == "kinesis/analytics/AVGStarRating"
+    del properties["review_metrics"]
+    assert problems(write(tmp_path / "properties.json", properties)) == [
+        "group 'review_metrics' is missing; review_metrics needs it",
+        "review_metrics.stream is missing",
+    ]
+
+
+def test_groups_of_other_jobs_are_there_and_checked_too(tmp_path: Path) -> None:
+    assert set(load_groups(SAMPLE)) == set(groups()) - {"kinesis.analytics.flink.run.options"}
+    properties = groups()
+    properties["alerts"]["topic_arn"] = "rating-alerts"
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert len(found) == 1
+    assert found[0].startswith("alerts.topic_arn = 'rating-alerts': does not match ^arn:")
+
+
+def test_publishing_must_end_well_before_a_checkpoint_does(tmp_path: Path) -> None:
+    properties = groups()
+    properties["publishing"] = {"attempt_timeout_s": "20", "max_attempts": "20"}
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert len(found) == 1
+    assert "publishing.max_attempts = 20 of attempt_timeout_s = 20.0 may take" in found[0]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-1", ""])

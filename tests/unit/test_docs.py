@@ -7,6 +7,7 @@ import pytest
 
 from flink_jobs.config import JOB_CONFIGS
 from udfs.core.parsing import ParseReason
+from udfs.core.publishing import PublishReason
 from udfs.core.scoring import ScoreReason
 
 README = Path("README.md").read_text(encoding="utf-8")
@@ -28,7 +29,7 @@ def test_the_readme_lists_every_property_and_no_other() -> None:
     }
 
 
-@pytest.mark.parametrize("reason", [*ParseReason, *ScoreReason])
+@pytest.mark.parametrize("reason", [*ParseReason, *ScoreReason, *PublishReason])
 def test_every_reason_of_a_dead_letter_is_explained(reason: str) -> None:
     assert f"`{reason}`" in ARCHITECTURE
 
