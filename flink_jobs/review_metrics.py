@@ -94,15 +94,16 @@ def _create_judged_reviews(t_env: TableEnvironment) -> None:
 
     The watermark says which windows are closed, but not after a restart from a checkpoint, when it
     begins anew. Hence each window, when it closes, sends its end to where lateness is judged, and
-    the latest of these is kept as state. It comes there before the watermark that closed the window
-    goes on to the windows that are published: what is closed there is known to be closed here.
+    the latest of these is kept as state: `closed_ms`. For a reader (one source subtask in one
+    run) counts what was closed when its first review came: what closes later may overtake reviews
+    that are still on their way, and the watermark judges it. See decision 5.
     """
     tumble = f"TUMBLE(event_time, INTERVAL '{WINDOW_S}' SECOND)"
     window_end_ms = f"event_time_ms - MOD(event_time_ms, {_WINDOW_MS}) + {_WINDOW_MS}"
     # Of all records, repeats too: they change no maximum.
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW closed_windows AS
-        SELECT MAX(window_end_ms) AS closed_ms, {_edge(tumble, "ROWTIME")} AS event_time
+        SELECT MAX(window_end_ms) AS window_end_ms, {_edge(tumble, "ROWTIME")} AS event_time
         FROM (SELECT {window_end_ms} AS window_end_ms, event_time
               FROM scored_reviews WHERE reason IS NULL)
         GROUP BY {tumble}""")
@@ -113,27 +114,31 @@ def _create_judged_reviews(t_env: TableEnvironment) -> None:
         ("product_category", "STRING"),
         ("arrival_time", "TIMESTAMP_LTZ(3)"),
         ("payload", "BYTES"),
+        ("reader", "STRING"),
     )
     no_review = ", ".join(f"CAST(NULL AS {sql_type}) AS {name}" for name, sql_type in review)
+    so_far = "ORDER BY judged_at ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW"
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW judged_reviews AS
         SELECT {streams.names(review)}, event_time,
-               (window_end_ms <= closed_through_ms
-                OR TO_TIMESTAMP_LTZ(window_end_ms - 1, 3) <= CURRENT_WATERMARK(event_time))
+               window_end_ms <= closed_before_ms
+               OR (TO_TIMESTAMP_LTZ(window_end_ms - 1, 3) <= CURRENT_WATERMARK(event_time))
                IS TRUE AS is_late
         FROM (
-            SELECT *, MAX(closed_ms) OVER (
-                ORDER BY judged_at ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-            ) AS closed_through_ms
+            SELECT *, FIRST_VALUE(closed_ms) OVER (PARTITION BY reader {so_far})
+                      AS closed_before_ms
             FROM (
-                SELECT {streams.names(review)}, {window_end_ms} AS window_end_ms,
-                       CAST(NULL AS BIGINT) AS closed_ms, event_time, PROCTIME() AS judged_at
-                FROM unique_reviews
-                UNION ALL
-                SELECT {no_review}, CAST(NULL AS BIGINT) AS window_end_ms, closed_ms, event_time,
-                       PROCTIME() AS judged_at
-                FROM closed_windows))
-        WHERE window_end_ms IS NOT NULL""")
+                SELECT {streams.names(review)}, event_time, window_end_ms, judged_at,
+                       COALESCE(MAX(closed_end_ms) OVER ({so_far}), 0) AS closed_ms
+                FROM (
+                    SELECT {streams.names(review)}, event_time, {window_end_ms} AS window_end_ms,
+                           CAST(NULL AS BIGINT) AS closed_end_ms, PROCTIME() AS judged_at
+                    FROM unique_reviews
+                    UNION ALL
+                    SELECT {no_review}, event_time, CAST(NULL AS BIGINT) AS window_end_ms,
+                           window_end_ms AS closed_end_ms, PROCTIME() AS judged_at
+                    FROM closed_windows))
+            WHERE window_end_ms IS NOT NULL)""")
 
 
 def _create_window_rows(t_env: TableEnvironment) -> None:

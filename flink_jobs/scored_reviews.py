@@ -16,7 +16,7 @@ def create_views(t_env: TableEnvironment) -> None:
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unique_reviews AS
         SELECT {streams.names(streams.SOURCE_ID)}, review_id, star_rating, product_category,
-               body_length, event_time_ms, event_time, arrival_time, payload
+               body_length, event_time_ms, event_time, arrival_time, payload, reader
         FROM (
             SELECT *, ROW_NUMBER() OVER (
                 PARTITION BY {streams.names(streams.SOURCE_ID)} ORDER BY PROCTIME() ASC

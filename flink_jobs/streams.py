@@ -94,6 +94,7 @@ _SCORED_FIELDS = (
     "body_length",
     "event_time_ms",
     "watermark_ms",
+    "reader",
     "reason",
     "message",
 )

@@ -1,6 +1,7 @@
 """Flink wrapper of `udfs.core.scored_records` and `udfs.core.watermarks`."""
 
 import time
+import uuid
 from collections.abc import Hashable
 
 import pandas as pd
@@ -22,6 +23,7 @@ SCORED_RECORD = DataTypes.ROW(
         # Arrow rows take no TIMESTAMP_LTZ field.
         DataTypes.FIELD("event_time_ms", DataTypes.BIGINT()),
         DataTypes.FIELD("watermark_ms", DataTypes.BIGINT()),
+        DataTypes.FIELD("reader", DataTypes.STRING()),
         DataTypes.FIELD("reason", DataTypes.STRING()),
         DataTypes.FIELD("message", DataTypes.STRING()),
     ]
@@ -29,7 +31,7 @@ SCORED_RECORD = DataTypes.ROW(
 """A scored review (`reason` NULL), or why the record is none.
 
 One that is none has the source_id of the record itself and its arrival time. `watermark_ms` is NULL
-but in the last row of a batch.
+but in the last row of a batch. `reader` names the subtask and its run: another one after a restart.
 """
 
 _COLUMNS = SCORED_RECORD.field_names()
@@ -54,6 +56,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
 
     def open(self, function_context: FunctionContext) -> None:
         """Begin without a watermark."""
+        self._reader = uuid.uuid4().hex
         self._watermarks = ShardWatermarks(self._options, time.monotonic)
 
     def eval(
@@ -75,7 +78,8 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
             if isinstance(record, Unreadable):
                 place = (self._stream, shard, number)
                 nothing = (None, None, None, None)
-                rows.append((*place, *nothing, at_ms, None, record.reason.value, record.message))
+                why = (record.reason.value, record.message)
+                rows.append((*place, *nothing, at_ms, None, self._reader, *why))
                 continue
             source = (shard, record.source_stream, record.source_shard)
             # A wrong clock must not drag the watermark beyond what has arrived.
@@ -92,6 +96,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                     record.body_length,
                     record.event_time_ms,
                     None,
+                    self._reader,
                     None,
                     None,
                 )

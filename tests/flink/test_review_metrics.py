@@ -232,13 +232,14 @@ def test_every_operator_stands_once_in_the_plan(tmp_path: Path) -> None:
         ("TableSourceScan", 1),
         ("read_scored(", 1),
         ("Deduplicate(", 1),
-        ("OverAggregate(", 1),
+        ("OverAggregate(", 2),
         ("CURRENT_WATERMARK(", 1),
         ("PythonGroupWindowAggregate(", 1),
         ("publish_metrics(", 1),
         ("Sink(", 2),
     ):
         assert plan.count(name) == count, name
-    # Lateness is judged behind the exchange, where all subtasks' watermarks have met.
+    # Lateness is judged behind the exchange, where all subtasks' watermarks have met; a plan is
+    # written from the sinks up.
     judged = plan.index("CURRENT_WATERMARK(")
-    assert judged < plan.index("OverAggregate(") < plan.index("distribution=[single]")
+    assert judged < plan.index("OverAggregate(orderBy=") < plan.index("distribution=[single]")
