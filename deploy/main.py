@@ -13,7 +13,7 @@ from typing import Any
 
 from pyflink.table import StatementSet, TableEnvironment
 
-from flink_jobs import review_metrics, review_scoring
+from flink_jobs import rating_anomalies, review_metrics, review_scoring
 from flink_jobs.config import MANAGED_PROPERTIES, ConfigError, JobName, load_config
 from flink_jobs.environment import create_environment
 
@@ -21,6 +21,7 @@ from flink_jobs.environment import create_environment
 JOBS: dict[JobName, Callable[[TableEnvironment, Any], StatementSet]] = {
     "review_scoring": review_scoring.build,
     "review_metrics": review_metrics.build,
+    "rating_anomalies": rating_anomalies.build,
 }
 
 

@@ -5,8 +5,8 @@ from pyflink.table import TableEnvironment
 from flink_jobs import streams
 
 
-def create_views(t_env: TableEnvironment) -> None:
-    """Define views over the table `scored_reviews` (see `streams.scored_reviews_source`).
+def create_views(t_env: TableEnvironment, records: str = "scored_reviews") -> None:
+    """Define views over `records`: the table `scored_reviews`, or a view with its columns.
 
     `unique_reviews`: the readable records, each source_id once, for as long as the engine's state
     is kept (`table.exec.state.ttl`, the property `repeat_horizon_s`).
@@ -21,7 +21,7 @@ def create_views(t_env: TableEnvironment) -> None:
             SELECT *, ROW_NUMBER() OVER (
                 PARTITION BY {streams.names(streams.SOURCE_ID)} ORDER BY PROCTIME() ASC
             ) AS copy
-            FROM scored_reviews WHERE reason IS NULL)
+            FROM {records} WHERE reason IS NULL)
         WHERE copy = 1""")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unreadable_rows AS
@@ -29,5 +29,5 @@ def create_views(t_env: TableEnvironment) -> None:
                CAST(1 AS INT) AS attempts, CAST(NULL AS STRING) AS review_id, arrival_time,
                kept.payload AS payload, kept.payload_sha256 AS payload_sha256,
                kept.payload_bytes AS payload_bytes
-        FROM (SELECT *, digest_payload(payload) AS kept FROM scored_reviews
+        FROM (SELECT *, digest_payload(payload) AS kept FROM {records}
               WHERE reason IS NOT NULL)""")

@@ -24,6 +24,7 @@ from deploy.local.records import Outgoing
 from deploy.local.replay import replay
 from deploy.local.run import RunError, RunOptions
 from deploy.local.run import run as carry_through
+from deploy.local.sample import load_sample
 from deploy.local.sender import Sender
 from deploy.local.stack import (
     TRUTH,
@@ -33,7 +34,7 @@ from deploy.local.stack import (
     start_detached,
     stop_detached,
 )
-from flink_jobs.config import ConfigError, ReviewsConfig, load_config
+from flink_jobs.config import ConfigError, ReviewsConfig
 
 RUN_DIR = Path("build/run")
 
@@ -187,7 +188,7 @@ def run(
     # As after Ctrl-C twice: what was started is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with _failures_in_words():
-        config = load_config(jobs.PROPERTIES)
+        config = load_sample(jobs.PROPERTIES)
         chosen = _chosen(only_jobs)
         records = _records(
             config.reviews,
@@ -227,7 +228,7 @@ def cluster(
     - `python -m deploy.local cluster --shards 4`
     """
     with _failures_in_words():
-        load_config(jobs.PROPERTIES)
+        load_sample(jobs.PROPERTIES)
         with console.status("starting AWS emulator, endpoint and Flink cluster"):
             info = start_detached(
                 run_dir, model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES, shards=shards
@@ -262,7 +263,7 @@ def submit(
     chosen = _chosen(only_jobs)
     with _failures_in_words():
         info = attach(run_dir)
-        load_config(info.properties)
+        load_sample(info.properties)
         flink = info.flink()
         running = {job.name: job for job in flink.jobs() if not job.has_ended}
         for job in chosen:
@@ -319,7 +320,7 @@ def send(
     """
     with _failures_in_words():
         info = attach(run_dir)
-        config = load_config(info.properties)
+        config = load_sample(info.properties)
         records = _records(
             config.reviews,
             reviews,

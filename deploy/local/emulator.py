@@ -1,4 +1,6 @@
-"""The AWS services of the laptop: Kinesis, Firehose and S3 from moto, in one process.
+"""The AWS services of the laptop, from moto, in one process.
+
+Kinesis, Firehose, S3, CloudWatch, SNS and SQS are used.
 
 Everything is kept in memory and gone when the process ends. Run as a module it serves until
 SIGTERM: ``python -m deploy.local.emulator --port 5000``.
@@ -14,7 +16,7 @@ import signal
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from mypy_boto3_firehose import FirehoseClient
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sns import SNSClient
+    from mypy_boto3_sqs import SQSClient
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,8 +135,9 @@ def create_resources(
     streams: Mapping[str, int],
     bucket: str,
     delivery_streams: Mapping[str, str],
+    topics: Collection[str] = (),
 ) -> None:
-    """Create the streams, the bucket and the delivery streams, where they do not exist.
+    """Create streams, bucket, delivery streams and topics, where they do not exist.
 
     Parameters
     ----------
@@ -147,6 +152,8 @@ def create_resources(
         The S3 bucket.
     delivery_streams
         Prefix of the objects in the bucket by name of the Firehose delivery stream.
+    topics
+        Names of SNS topics; each gets an SQS queue of its own name that keeps what is published.
 
     Examples
     --------
@@ -155,6 +162,7 @@ def create_resources(
         create_resources(
             "http://127.0.0.1:5000", "us-east-1", streams={"reviews": 2},
             bucket="review-archive", delivery_streams={"reviews-raw": "raw/"},
+            topics=["rating-alerts"],
         )
     """
     aws = session(region)
@@ -188,6 +196,15 @@ def create_resources(
                     "Prefix": prefix,
                 },
             )
+    sns: SNSClient = aws.client("sns", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+    sqs: SQSClient = aws.client("sqs", endpoint_url=endpoint_url, config=CLIENT_CONFIG)
+    for topic in topics:
+        topic_arn = sns.create_topic(Name=topic)["TopicArn"]
+        queue_url = sqs.create_queue(QueueName=topic)["QueueUrl"]
+        queue_arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])[
+            "Attributes"
+        ]["QueueArn"]
+        sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn)
 
 
 def main() -> None:

@@ -1,33 +1,34 @@
 """One run of the whole thing on a laptop: start, send, watch, wait, drain, reconcile."""
 
+import contextlib
 import json
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from deploy.local import jobs
-from deploy.local.cluster import ENDED_STATES, FlinkClientError, JobFailedError
-from deploy.local.ledger import Ledger, SourceId, Summary
+from deploy.local.cluster import ENDED_STATES, MEASURES_AGE_S, FlinkClientError, JobFailedError
+from deploy.local.metrics import Point, read_points
+from deploy.local.recorder import Recorder
 from deploy.local.records import Outgoing
+from deploy.local.sample import SampleConfig
 from deploy.local.sender import Sender
 from deploy.local.stack import BUCKET, SUMMARY, TRUTH, Stack, StackOptions
-from deploy.local.tails import ArchiveTail, Arrived, StreamTail, Tail
-from deploy.local.view import LATEST_ROWS, LatestReview, Snapshot, View
-from flink_jobs.config import ReviewScoringConfig
+from deploy.local.summary import Summary
+from deploy.local.tails import ArchiveTail, QueueTail, StreamTail, Tail
+from deploy.local.view import Snapshot, View
 
 _REFRESH_S = 0.5
 _PLAIN_LINE_S = 5.0
 _JOB_CHECK_S = 2.0
 _REST_PATIENCE_S = 30.0
 _THREAD_END_S = 1.0
+_SCORED_SHARDS = 1
 
 
 class RunError(RuntimeError):
@@ -53,6 +54,8 @@ class RunOptions:
     stall_timeout_s
         When nothing has come through for so long after the last review was sent, the run gives
         up waiting and reports what is missing.
+    start_timeout_s
+        How long the tasks of all jobs may take to start; nothing is sent before.
     """
 
     run_dir: Path
@@ -62,106 +65,11 @@ class RunOptions:
     shards: int = 2
     jobs: tuple[str, ...] = jobs.JOBS
     stall_timeout_s: float = 120.0
-
-
-class Recorder:
-    """Takes what the tails hand over, from their threads, into the ledger and the view."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ledger = Ledger()
-        self._latest: deque[LatestReview] = deque(maxlen=LATEST_ROWS)
-        self._reasons: Counter[tuple[str, str]] = Counter()
-
-    def sent(self, record: Arrived) -> None:
-        """Take a record of `reviews`."""
-        with self._lock:
-            self._ledger.add_sent(SourceId(record.shard, record.sequence_number))
-
-    def scored(self, record: Arrived) -> None:
-        """Take a record of `scored-reviews`."""
-        review = json.loads(record.data)
-        with self._lock:
-            if self._ledger.add_scored(SourceId.of(review)):
-                self._latest.appendleft(
-                    LatestReview(
-                        review["star_rating"],
-                        review["product_category"],
-                        review["review_body"],
-                        review["model_variant"],
-                    )
-                )
-
-    def dead_letter(self, record: Arrived) -> None:
-        """Take a record of `dead-letters`."""
-        letter = json.loads(record.data)
-        with self._lock:
-            if self._ledger.add_dead_letter(SourceId.of(letter), letter["stage"], letter["reason"]):
-                self._reasons[letter["stage"], letter["reason"]] += 1
-
-    def s3_raw(self, line: Mapping[str, Any]) -> None:
-        """Take a line of the raw archive."""
-        with self._lock:
-            self._ledger.add_s3_raw(SourceId.of(line))
-
-    def s3_scored(self, line: Mapping[str, Any]) -> None:
-        """Take a line of the scored archive."""
-        with self._lock:
-            self._ledger.add_s3_scored(SourceId.of(line))
-
-    def snapshot(
-        self, phase: str, seconds: float, sent: int, addresses: Mapping[str, str]
-    ) -> Snapshot:
-        """Return what the view shows now."""
-        with self._lock:
-            ledger = self._ledger
-            scored, dead = len(ledger.scored), len(ledger.dead)
-            return Snapshot(
-                phase=phase,
-                seconds=seconds,
-                counts={
-                    "reviews (in)": sent,
-                    "scored-reviews (out)": scored,
-                    "dead-letters (out)": dead,
-                    "S3 raw/ (out)": len(ledger.s3_raw),
-                    "S3 scored/ (out)": len(ledger.s3_scored),
-                },
-                under_way=max(0, sent - scored - dead),
-                latest=tuple(self._latest),
-                dead_letters=dict(self._reasons),
-                addresses=addresses,
-            )
-
-    def summary(
-        self, truth_path: Path, seconds: float, sent: int, refused: int, problems: list[str]
-    ) -> Summary:
-        """Reconcile against the truth; call it when sender and tails have ended.
-
-        Parameters
-        ----------
-        truth_path
-            What the sender wrote.
-        seconds
-            How long the run took.
-        sent, refused
-            As the sender counted them.
-        problems
-            What went wrong besides.
-        """
-        with truth_path.open(encoding="utf-8") as truth:
-            for line in truth:
-                record = json.loads(line)
-                self._ledger.add_acknowledged(SourceId.of(record))
-                if record["fate"] is not None:
-                    self._ledger.add_fate(SourceId.of(record), record["fate"])
-        acknowledged = len(self._ledger.acknowledged)
-        if acknowledged != sent:
-            problems = [*problems, f"{sent} were sent, yet got {acknowledged} different source_ids"]
-        return self._ledger.summary(seconds, refused=refused, other_problems=problems)
+    start_timeout_s: float = 180.0
 
 
 def run(
-    options: RunOptions, config: ReviewScoringConfig, records: Iterator[Outgoing], console: Console
+    options: RunOptions, config: SampleConfig, records: Iterator[Outgoing], console: Console
 ) -> Summary:
     """Carry a whole run through and write `summary.json` into its directory.
 
@@ -173,7 +81,7 @@ def run(
     options
         How.
     config
-        Names the streams; that of `jobs.PROPERTIES`.
+        Names streams and topic; that of `jobs.PROPERTIES`.
     records
         What to send.
     console
@@ -182,7 +90,7 @@ def run(
     Raises
     ------
     RunError
-        A job failed, or a thread of the run did.
+        A job failed or did not start in time, or a thread of the run failed.
     PartError
         A part of the laptop's AWS died; names it and its log.
     FlinkClientError
@@ -193,7 +101,10 @@ def run(
         Ctrl-C while nothing was being sent, or a second time.
     """
     stack_options = StackOptions(
-        model_dir=jobs.MODEL_DIR, properties=jobs.PROPERTIES, shards=options.shards
+        model_dir=jobs.MODEL_DIR,
+        properties=jobs.PROPERTIES,
+        shards=options.shards,
+        scored_shards=_SCORED_SHARDS,
     )
     with Stack(
         options.run_dir, stack_options, on_progress=lambda line: console.print(f"  {line}")
@@ -215,7 +126,7 @@ class _Run:
     def __init__(
         self,
         options: RunOptions,
-        config: ReviewScoringConfig,
+        config: SampleConfig,
         records: Iterator[Outgoing],
         console: Console,
         stack: Stack,
@@ -224,7 +135,7 @@ class _Run:
         self._config = config
         self._console = console
         self._stack = stack
-        self._recorder = Recorder()
+        self._recorder = Recorder(options.jobs, config.reviews.stream, config.windows.lg_k)
         self._truth_path = options.run_dir / TRUTH
         # One attempt a call: a second one might put records in twice.
         self._sender = Sender(
@@ -255,6 +166,7 @@ class _Run:
 
     def carry_through(self) -> Summary:
         self._submit()
+        self._wait_until_running()
         self._follow()
         self._start_s = self._jobs_seen_s = time.monotonic()
         self._sender.start()
@@ -271,7 +183,12 @@ class _Run:
             except Exception as error:
                 raise RunError(f"{tail.name} failed: {_in_words(error)}") from error
         summary = self._recorder.summary(
-            self._truth_path, seconds, self._sender.sent, self._sender.refused, self._problems
+            self._truth_path,
+            seconds,
+            self._sender.sent,
+            self._sender.refused,
+            self._problems,
+            self._points(),
         )
         path = self._options.run_dir / SUMMARY
         path.write_text(json.dumps(summary.as_json(), indent=2) + "\n", encoding="utf-8")
@@ -298,16 +215,40 @@ class _Run:
                 )
             self._console.print(f"  {job}: job {self._job_ids[job]}")
 
+    def _wait_until_running(self) -> None:
+        """Wait until no event time can pass by a job that is still starting."""
+        deadline_s = time.monotonic() + self._options.start_timeout_s
+        self._jobs_seen_s = time.monotonic()
+        starting = dict(self._job_ids)
+        with self._console.status("waiting until every task runs"):
+            while starting:
+                self._check()
+                for job, job_id in list(starting.items()):
+                    with contextlib.suppress(OSError):
+                        if self._stack.cluster.is_running(job_id):
+                            del starting[job]
+                if starting and time.monotonic() > deadline_s:
+                    raise RunError(
+                        f"{', '.join(starting)} did not start within"
+                        f" {self._options.start_timeout_s:g} s; see {self._addresses['logs']}"
+                    )
+                if starting:
+                    time.sleep(_REFRESH_S)
+        self._console.print("  every task runs")
+
     def _follow(self) -> None:
         config, recorder, stack = self._config, self._recorder, self._stack
         for stream, take in (
             (config.reviews.stream, recorder.sent),
             (config.scored_reviews.stream, recorder.scored),
             (config.dead_letters.stream, recorder.dead_letter),
+            (config.review_metrics.stream, recorder.window),
+            (config.rating_anomalies.stream, recorder.anomaly),
         ):
             self._tails.append(StreamTail(stack.client("kinesis"), stream, take))
         for prefix, take_line in (("raw/", recorder.s3_raw), ("scored/", recorder.s3_scored)):
             self._tails.append(ArchiveTail(stack.client("s3"), BUCKET, prefix, take_line))
+        self._tails.append(QueueTail(stack.client("sqs"), config.alerts_topic, recorder.alert))
         for tail in self._tails:
             tail.start()
 
@@ -338,8 +279,7 @@ class _Run:
                         self._console.print(f"  {view.line(snapshot)}", soft_wrap=True)
                     if snapshot.latest and (before is None or not before.latest):
                         self._console.print(
-                            f"  first scored review after {snapshot.seconds:.1f} s of sending, the"
-                            " job's start included"
+                            f"  first scored review after {snapshot.seconds:.1f} s of sending"
                         )
                     if before is None or snapshot.counts != before.counts:
                         before, progress_s = snapshot, now_s
@@ -401,7 +341,12 @@ class _Run:
                 )
 
     def _drain(self) -> None:
-        for job, job_id in self._job_ids.items():
+        """Drain the jobs, upstream first, each when it has read all that was written for it."""
+        for job, job_id in list(self._job_ids.items()):
+            if job != "review_scoring":
+                self._wait_until_read(job, job_id)
+            # What is being ended need not run any more.
+            del self._job_ids[job]
             try:
                 with self._console.status(f"draining {job} with flink stop --drain"):
                     self._stack.cluster.stop_job(job_id, drain=True)
@@ -412,25 +357,37 @@ class _Run:
             else:
                 self._console.print(f"  {job}: drained")
 
+    def _wait_until_read(self, job: str, job_id: str) -> None:
+        stream = self._config.scored_reviews.stream
+        deadline_s = time.monotonic() + self._options.stall_timeout_s
+        unread_s = time.monotonic()
+        with self._console.status(f"waiting until {job} has read all of {stream}"):
+            while time.monotonic() - unread_s <= MEASURES_AGE_S:
+                if time.monotonic() > deadline_s:
+                    self._problems.append(
+                        f"{job} has not read all of {stream} within"
+                        f" {self._options.stall_timeout_s:g} s"
+                    )
+                    return
+                self._check()
+                if not self._has_read_all(job_id, stream):
+                    unread_s = time.monotonic()
+                time.sleep(_REFRESH_S)
+
+    def _has_read_all(self, job_id: str, stream: str) -> bool:
+        try:
+            return self._stack.cluster.has_read_all(job_id, stream, _SCORED_SHARDS)
+        except OSError:
+            return False  # a JobManager under load; `_check` has patience with it, but not forever
+
+    def _points(self) -> Iterator[Point]:
+        if (span := self._recorder.windows_in_cloudwatch()) is None:
+            return iter(())
+        namespace = self._config.cloudwatch.namespace
+        return read_points(self._stack.client("cloudwatch"), namespace, *span)
+
     def _report(self, summary: Summary, path: Path) -> None:
-        table = Table(title="summary", title_justify="left", show_header=False)
-        table.add_column()
-        table.add_column(justify="right")
-        table.add_row("sent", f"{summary.sent:,}")
-        if summary.refused:
-            table.add_row("refused: over Kinesis's 1 MiB, not sent", f"{summary.refused:,}")
-        table.add_row("scored", f"{summary.scored:,}")
-        for stage, reasons in summary.dead_letters.items():
-            for reason, count in reasons.items():
-                table.add_row(f"dead letters: {stage}/{reason}", f"{count:,}")
-        table.add_row("unaccounted", f"{summary.unaccounted:,}")
-        table.add_row("S3 raw / scored", f"{summary.s3_raw:,} / {summary.s3_scored:,}")
-        table.add_row("repeats", f"{summary.repeats:,}")
-        table.add_row("seconds", f"{summary.seconds:.1f}")
-        if summary.truth_matches is not None:
-            table.add_row("truth matches", "yes" if summary.truth_matches else "no")
-        table.add_row("reconciled", "yes" if summary.reconciled else "NO")
-        self._console.print(table)
+        self._console.print(summary.as_table())
         for problem in summary.problems:
             self._console.print(f"does not reconcile: {problem}", style="red", markup=False)
         self._console.print(f"written to {path}", markup=False)

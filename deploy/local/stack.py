@@ -45,7 +45,14 @@ from deploy.local.process import (
     stop_all,
     wait_ready,
 )
-from flink_jobs.config import ConfigError, DeliveryConfig, ReviewsConfig, StreamConfig, load_config
+from deploy.local.sample import load_sample
+from flink_jobs.config import (
+    ConfigError,
+    DeliveryConfig,
+    ReviewsConfig,
+    ScoredReviewsConfig,
+    StreamConfig,
+)
 
 BUCKET = "review-archive"
 EMULATOR_PORT, ENDPOINT_PORT = 5000, 8090
@@ -83,10 +90,11 @@ class StackOptions:
     model_dir
         The trained model that the endpoint serves.
     properties
-        The sample of runtime properties; region, endpoint name and the streams to create are
-        read from it.
-    shards
-        Shards of the stream of reviews, at least 1; the other streams have one.
+        The sample of runtime properties; region, endpoint name, streams and topic to create
+        are read from it.
+    shards, scored_shards
+        Shards of the streams of reviews and of scored reviews, at least 1; the other streams have
+        one.
     task_managers, slots
         TaskManagers, and slots of each; a job of parallelism 1 takes one slot.
     heartbeat_timeout_s
@@ -100,6 +108,7 @@ class StackOptions:
     model_dir: Path
     properties: Path
     shards: int = 2
+    scored_shards: int = 1
     task_managers: int = 1
     slots: int = 4
     heartbeat_timeout_s: float = 20.0
@@ -250,7 +259,7 @@ class Stack:
             raise FileNotFoundError(f"no model in {shown(options.model_dir)}")
         self._options = options
         self._on_progress = on_progress
-        self._config = load_config(options.properties)
+        self._config = load_sample(options.properties)
         self._run_dir = run_dir.absolute()
         self._lock: TextIO | None = None
         self.parts: list[Child] = []
@@ -322,14 +331,17 @@ class Stack:
         )
 
     def _create_resources(self) -> None:
-        shards = self._options.shards
+        shards = {
+            ReviewsConfig: self._options.shards,
+            ScoredReviewsConfig: self._options.scored_shards,
+        }
         create_resources(
             self.info.emulator_url,
             self.info.region,
             streams={
-                group.stream: shards if isinstance(group, ReviewsConfig) else 1
+                group.stream: shards.get(type(group), 1)
                 for _, group in self._config
-                if isinstance(group, ReviewsConfig | StreamConfig)
+                if isinstance(group, ReviewsConfig | ScoredReviewsConfig | StreamConfig)
             },
             bucket=BUCKET,
             delivery_streams={
@@ -337,6 +349,7 @@ class Stack:
                 for name, group in self._config
                 if isinstance(group, DeliveryConfig)
             },
+            topics=[self._config.alerts_topic],
         )
 
     def properties_for(

@@ -1,4 +1,4 @@
-"""Threads that follow what arrives: a Kinesis stream's records, a bucket's JSON lines."""
+"""Threads that follow what arrives: a stream's records, a bucket's lines, a topic's messages."""
 
 import bisect
 import json
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
 
 _LISTED_AGAIN = 500
@@ -162,3 +163,40 @@ class ArchiveTail(Tail):
                 self._take(json.loads(line))
             bisect.insort(self._keys, key)
         return bool(new)
+
+
+class QueueTail(Tail):
+    """Hands over every message of an SNS topic that a queue is subscribed to, and deletes it there.
+
+    At least once: a message whose deletion fails comes again. `take` gets what was published, which
+    must be JSON, without the envelope that SNS puts around it.
+    """
+
+    def __init__(
+        self,
+        sqs: "SQSClient",
+        queue: str,
+        take: Callable[[Mapping[str, Any]], None],
+        interval_s: float = 0.5,
+    ) -> None:
+        super().__init__(f"queue {queue}", interval_s)
+        self._sqs = sqs
+        self._take = take
+        self._queue_url = sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+
+    def poll(self) -> bool:
+        """Take up to ten messages."""
+        # Without waiting for messages: the emulator would answer nobody else meanwhile.
+        response = self._sqs.receive_message(QueueUrl=self._queue_url, MaxNumberOfMessages=10)
+        messages = response.get("Messages", [])
+        for message in messages:
+            self._take(json.loads(json.loads(message["Body"])["Message"]))
+        if messages:
+            self._sqs.delete_message_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {"Id": str(position), "ReceiptHandle": message["ReceiptHandle"]}
+                    for position, message in enumerate(messages)
+                ],
+            )
+        return bool(messages)

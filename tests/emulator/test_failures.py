@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 
 from deploy.local.generator import GeneratorOptions, generate
-from deploy.local.run import Recorder
+from deploy.local.recorder import Recorder
 from deploy.local.sender import Sender
 from deploy.local.stack import BUCKET, Stack
 from deploy.local.tails import ArchiveTail, StreamTail, Tail
@@ -39,7 +39,8 @@ def python_workers(stack: Stack) -> list[psutil.Process]:
 
 def test_nothing_is_lost_when_the_python_worker_is_killed(stack: Stack, tmp_path: Path) -> None:
     job_id, streams = submit(stack, "killed")
-    recorder, truth_path = Recorder(), tmp_path / "truth.jsonl"
+    recorder = Recorder(["review_scoring"], streams["reviews"])
+    truth_path = tmp_path / "truth.jsonl"
     tails = follow(stack, streams, recorder)
     sender = Sender(
         stack.client("kinesis", attempts=1),

@@ -14,6 +14,7 @@ import psutil
 
 from tests.waiting import living, until
 
+SCORING = ("--jobs", "review_scoring")
 HEADER = "review_id\tproduct_category\tstar_rating\treview_body\n"
 
 
@@ -53,7 +54,7 @@ class Run:
         line = [line for line in self.output().splitlines() if "scored-reviews (out)" in line][-1:]
         return int(line[0].split("scored-reviews (out) ")[1].split()[0]) if line else 0
 
-    def wait(self, timeout_s: float = 150.0) -> int:
+    def wait(self, timeout_s: float = 240.0) -> int:
         return self.process.wait(timeout_s)
 
     def summary(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Run:
         self._output.close()
 
 
-def test_a_bounded_run_reconciles_with_its_truth(tmp_path: Path) -> None:
+def test_a_bounded_run_of_all_jobs_reconciles_with_its_truth(tmp_path: Path) -> None:
     with running(tmp_path / "run", "--limit", "600", "--rate", "0", "--seed", "3") as run:
         assert run.wait() == 0, run.output()
         summary = run.summary()
@@ -85,6 +86,26 @@ def test_a_bounded_run_reconciles_with_its_truth(tmp_path: Path) -> None:
             for line in (run.run_dir / "truth.jsonl").read_text().splitlines()
         ]
         assert fates.count("scored") == summary["scored"]
+        # All within the first ten seconds, when nothing is late.
+        assert (summary["late"], summary["windowed_reviews"]) == (0, summary["scored"])
+        assert summary["windows"] == summary["cloudwatch_points"] >= 6
+        assert 1 <= summary["avg_star_rating"] <= 5
+        assert abs(summary["distinct_reviews"] / summary["scored"] - 1) < 0.05
+        assert summary["bursts_found"] <= summary["bursts"]
+        assert summary.keys() >= {"anomalies", "alerts"}
+
+
+def test_what_is_late_is_neither_lost_nor_in_a_window(tmp_path: Path) -> None:
+    # Longer than the ten seconds in which nothing is late, and the watermark must have come by.
+    options = ["--duration", "20", "--rate", "50", "--late-share", "0.2"]
+    with running(tmp_path / "run", "--jobs", "review_scoring,review_metrics", *options) as run:
+        assert run.wait() == 0, run.output()
+        summary = run.summary()
+        assert summary["reconciled"] is summary["truth_matches"] is True
+        assert summary["late"] > 0
+        assert summary["dead_letters"]["late"] == {"late": summary["late"]}
+        assert summary["scored"] == summary["windowed_reviews"] + summary["late"]
+        assert "anomalies" not in summary
 
 
 def test_a_file_is_replayed_to_its_end_and_nothing_of_it_is_dropped(tmp_path: Path) -> None:
@@ -93,7 +114,7 @@ def test_a_file_is_replayed_to_its_end_and_nothing_of_it_is_dropped(tmp_path: Pa
     file.write_bytes(
         (HEADER + "\n".join(rows) + "\n").encode() + b"R40\tGift_Card\n" + b"\xff\t\t\t\n"
     )
-    with running(tmp_path / "run", "--reviews", str(file)) as run:
+    with running(tmp_path / "run", *SCORING, "--reviews", str(file)) as run:
         assert run.wait() == 0, run.output()
         summary = run.summary()
         assert (summary["sent"], summary["scored"]) == (42, 40)
@@ -102,7 +123,7 @@ def test_a_file_is_replayed_to_its_end_and_nothing_of_it_is_dropped(tmp_path: Pa
 
 
 def test_ctrl_c_ends_the_sending_reconciles_and_leaves_nothing(tmp_path: Path) -> None:
-    with running(tmp_path / "run") as run:
+    with running(tmp_path / "run", *SCORING) as run:
         until(run.scored, hint=run.output)
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 0, run.output()
@@ -112,7 +133,7 @@ def test_ctrl_c_ends_the_sending_reconciles_and_leaves_nothing(tmp_path: Path) -
 
 
 def test_a_part_that_dies_ends_the_run_and_is_named(tmp_path: Path) -> None:
-    with running(tmp_path / "run") as run:
+    with running(tmp_path / "run", *SCORING) as run:
         until(run.scored, hint=run.output)
         endpoints = [
             child for child in run.descendants() if "deploy.local.endpoint" in child.cmdline()

@@ -1,5 +1,6 @@
 """The laptop's AWS for real: these tests start emulator, endpoint and Flink cluster."""
 
+import json
 import os
 import signal
 import subprocess
@@ -135,6 +136,8 @@ def test_streams_bucket_and_delivery_streams_exist(detached: StackInfo) -> None:
     assert {stream: found["OpenShardCount"] for stream, found in shards.items()} == {
         "reviews": 2,
         "scored-reviews": 1,
+        "review-metrics": 1,
+        "rating-anomalies": 1,
         "dead-letters": 1,
     }
     assert set(firehose.list_delivery_streams()["DeliveryStreamNames"]) == {
@@ -146,6 +149,16 @@ def test_streams_bucket_and_delivery_streams_exist(detached: StackInfo) -> None:
     assert [found["Key"].split("/")[0] for found in objects] == ["raw"]
 
 
+def test_what_the_topic_of_alerts_is_sent_comes_into_its_queue(detached: StackInfo) -> None:
+    sns, sqs = detached.client("sns"), detached.client("sqs")
+    topic_arn = read_properties(SAMPLE)["alerts"]["topic_arn"]
+    sns.publish(TopicArn=topic_arn, Message="burst")
+    (message,) = sqs.receive_message(
+        QueueUrl=sqs.get_queue_url(QueueName="rating-alerts")["QueueUrl"]
+    )["Messages"]
+    assert json.loads(message["Body"])["Message"] == "burst"
+
+
 def test_resources_are_created_once(detached: StackInfo) -> None:
     for _ in range(2):
         create_resources(
@@ -154,9 +167,11 @@ def test_resources_are_created_once(detached: StackInfo) -> None:
             streams={"reviews": 1, "other": 1},
             bucket=BUCKET,
             delivery_streams={"reviews-raw": "elsewhere/"},
+            topics=["rating-alerts"],
         )
     names = detached.client("kinesis").list_streams()["StreamNames"]
     assert sorted(names) == sorted(set(names))
+    assert len(detached.client("sns").list_subscriptions()["Subscriptions"]) == 1
     detached.client("kinesis").delete_stream(StreamName="other")
 
 

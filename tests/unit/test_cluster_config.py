@@ -1,14 +1,23 @@
 import io
 import json
 import os
+import urllib.parse
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from deploy.local.cluster import FlinkCluster, cluster_config, flink_home, readable
+from deploy.local.cluster import (
+    MEASURES_AGE_S,
+    FlinkClient,
+    FlinkCluster,
+    cluster_config,
+    flink_home,
+    readable,
+)
 from deploy.local.emulator import local_environment
 from deploy.local.process import Child
 from deploy.local.stack import (
@@ -99,6 +108,79 @@ def test_the_command_line_can_be_pasted(tmp_path: Path) -> None:
         "/bin/flink run -d --python deploy/main.py --pyFiles build/python.zip"
         " --jarfile build/c.jar --properties 'p q.json'"
     )
+
+
+class Rest(FlinkClient):
+    """A client whose REST API is a dictionary of paths, less their queries, to answers."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        self.answers = answers
+
+    def get(self, path: str) -> Any:
+        name, _, query = path.partition("?")
+        answer = self.answers[name]
+        if name.endswith("/metrics") and not query:
+            return [{"id": metric["id"]} for metric in answer]
+        wanted = urllib.parse.parse_qs(query).get("get", [""])[0].split(",")
+        if name.endswith("/metrics"):
+            return [metric for metric in answer if metric["id"] in wanted]
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([], False),
+        (["RUNNING", "RUNNING"], True),
+        (["RUNNING", "INITIALIZING"], False),
+        (["RUNNING", "FINISHED"], False),
+    ],
+)
+def test_a_job_runs_when_every_task_does(states: list[str], expected: bool) -> None:
+    rest = Rest({"/jobs/1": {"vertices": [{"status": state} for state in states]}})
+    assert rest.is_running("1") is expected
+
+
+def measures(behind: tuple[float, float], records: tuple[float, float]) -> list[dict[str, Any]]:
+    """Measures of one shard, as least and most of all subtasks, among others."""
+    place = "Source__scored.KinesisConsumer.stream.scored-reviews.shardId.shardId-000000000000"
+    values = {"millisBehindLatest": behind, "numberOfAggregatedRecordsPerFetch": records}
+    return [
+        {"id": "Source__scored.numRecordsOut", "min": 7, "max": 7},
+        *(
+            {"id": f"{place}.{name}", "min": least, "max": most}
+            for name, (least, most) in values.items()
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "shards", "expected"),
+    [
+        (measures((0, 0), (0, 0)), 1, True),
+        (measures((0, 0), (3, 3)), 1, False),
+        (measures((250, 250), (0, 0)), 1, False),
+        (measures((0, 250), (0, 0)), 1, False),
+        (measures((-1, -1), (0, 0)), 1, False),
+        (measures((0, 0), (0, 0)), 2, False),  # nothing is known of the other shard
+        ([], 1, False),
+    ],
+)
+def test_a_stream_is_read_when_the_last_read_of_each_shard_found_nothing(
+    found: list[dict[str, Any]], shards: int, expected: bool
+) -> None:
+    rest = Rest(
+        {
+            "/jobs/1": {"vertices": [{"id": "sink"}, {"id": "source"}]},
+            "/jobs/1/vertices/sink/subtasks/metrics": [],
+            "/jobs/1/vertices/source/subtasks/metrics": found,
+        }
+    )
+    assert rest.has_read_all("1", "scored-reviews", shards) is expected
+
+
+def test_measures_are_fresh_when_they_are_believed() -> None:
+    assert float(CONFIG["metrics.fetcher.update-interval"]) < 1_000 * MEASURES_AGE_S
 
 
 def test_no_aws_setting_of_the_user_reaches_a_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from deploy.local import jobs
 
 def test_jobs_come_in_the_order_of_the_data_flow() -> None:
     assert jobs.chosen(None) == jobs.JOBS
+    assert jobs.JOBS == ("review_scoring", "review_metrics", "rating_anomalies")
+    assert jobs.chosen("rating_anomalies,review_scoring") == (jobs.JOBS[0], jobs.JOBS[2])
     assert jobs.chosen(" review_scoring ,") == ("review_scoring",)
 
 
@@ -25,7 +27,8 @@ def test_the_zip_is_all_that_a_worker_needs(tmp_path: Path) -> None:
         assert all(name.endswith(".py") for name in files.namelist())
     code = (
         f"import sys; sys.path.insert(0, {str(archive)!r}); import udfs.scoring, udfs.parsing,"
-        " udfs.dead_letters, flink_jobs.review_scoring; print(udfs.scoring.__file__)"
+        " udfs.dead_letters, udfs.publishing, udfs.sketches, udfs.scored_records,"
+        " flink_jobs.review_scoring, flink_jobs.review_metrics; print(udfs.scoring.__file__)"
     )
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -43,6 +46,8 @@ def test_cores_import_without_pyflink() -> None:
     code = (
         "import sys; sys.modules['pyflink'] = None\n"
         "import udfs.core.parsing, udfs.core.scoring, udfs.core.endpoint, udfs.core.event_loop\n"
-        "import udfs.core.dead_letters, flink_jobs.config, flink_jobs.streams"
+        "import udfs.core.dead_letters, udfs.core.publishing, udfs.core.sketches\n"
+        "import udfs.core.scored_records, udfs.core.watermarks\n"
+        "import flink_jobs.config, flink_jobs.streams"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -17,15 +17,16 @@ from rich.console import Console
 from deploy.local import jobs
 from deploy.local import run as run_module
 from deploy.local.cluster import Failure, FlinkClientError
-from deploy.local.ledger import Summary
 from deploy.local.process import PartDiedError
 from deploy.local.records import Outgoing, partition_key
 from deploy.local.run import RunError, RunOptions
+from deploy.local.sample import load_sample
 from deploy.local.sender import MAX_BATCH_RECORDS
 from deploy.local.stack import BUCKET, StackInfo
-from flink_jobs.config import load_config
+from deploy.local.summary import Summary
 
-CONFIG = load_config(jobs.PROPERTIES)
+CONFIG = load_sample(jobs.PROPERTIES)
+JOB_IDS = dict(zip(jobs.JOBS, ("1" * 32, "2" * 32, "3" * 32), strict=True))
 
 
 def outgoing(number: int, size: int = 10) -> Outgoing:
@@ -34,10 +35,12 @@ def outgoing(number: int, size: int = 10) -> Outgoing:
 
 
 class Cluster:
-    """Accepts the job and does nothing; each answer can be replaced."""
+    """Accepts the jobs and does nothing; each answer can be replaced."""
 
     def __init__(self) -> None:
-        self.submit: Callable[..., str] = lambda **_: "1" * 32
+        self.submit: Callable[..., str] = lambda *, properties, **_: JOB_IDS[properties.name]
+        self.is_running: Callable[[str], bool] = lambda _: True
+        self.has_read_all: Callable[[str, str, int], bool] = lambda *_: True
         self.job_state: Callable[[str], str] = lambda _: "RUNNING"
         self.failures: Callable[[str], list[Failure]] = lambda _: []
         self.stop_job: Callable[..., str] = lambda *_, **__: "file:/savepoint"
@@ -70,7 +73,7 @@ class Stack:
         return self._aws.client(service)  # type: ignore[call-overload]
 
     def properties_for(self, job: str) -> Path:
-        return jobs.PROPERTIES
+        return Path(job)
 
 
 @pytest.fixture
@@ -79,23 +82,39 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stack]:
         aws = boto3.Session(
             region_name="us-east-1", aws_access_key_id="local", aws_secret_access_key="local"
         )
-        for group in (CONFIG.reviews, CONFIG.scored_reviews, CONFIG.dead_letters):
-            aws.client("kinesis").create_stream(StreamName=group.stream, ShardCount=1)
+        for stream in (
+            CONFIG.reviews.stream,
+            CONFIG.scored_reviews.stream,
+            CONFIG.dead_letters.stream,
+            CONFIG.review_metrics.stream,
+            CONFIG.rating_anomalies.stream,
+        ):
+            aws.client("kinesis").create_stream(StreamName=stream, ShardCount=1)
+        aws.client("sqs").create_queue(QueueName=CONFIG.alerts_topic)
         aws.client("s3").create_bucket(Bucket=BUCKET)
         stack = Stack(aws, tmp_path)
         monkeypatch.setattr(run_module, "Stack", stack)
         monkeypatch.setattr(run_module, "_REFRESH_S", 0.01)
         monkeypatch.setattr(run_module, "_JOB_CHECK_S", 0.0)
+        monkeypatch.setattr(run_module, "MEASURES_AGE_S", 0.05)
         monkeypatch.setattr(jobs, "write_pyfiles", lambda: tmp_path / "python.zip")
         yield stack
 
 
 def carry_through(
-    stack: Stack, records: Iterator[Outgoing], stall_timeout_s: float = 0.2
+    stack: Stack,
+    records: Iterator[Outgoing],
+    *,
+    only: tuple[str, ...] = ("review_scoring",),
+    start_timeout_s: float = 5.0,
 ) -> tuple[Summary, str]:
     output = io.StringIO()
     options = RunOptions(
-        run_dir=stack.info.run_dir, rate_per_s=None, stall_timeout_s=stall_timeout_s
+        run_dir=stack.info.run_dir,
+        rate_per_s=None,
+        jobs=only,
+        stall_timeout_s=0.2,
+        start_timeout_s=start_timeout_s,
     )
     console = Console(file=output, width=200)
     return run_module.run(options, CONFIG, records, console), output.getvalue()
@@ -116,6 +135,95 @@ def test_a_stalled_job_that_cannot_be_drained_is_summed_up_all_the_same(stack: S
     assert "review_scoring could not be drained: flink stop ended" in summary.problems[0]
     assert (written(stack)["reconciled"], written(stack)["unaccounted"]) == (False, 5)
     assert "does not reconcile: review_scoring could not be drained" in output
+
+
+def test_jobs_are_drained_upstream_first_each_when_it_has_read_all(stack: Stack) -> None:
+    events: list[str] = []
+    names = {job_id: job for job, job_id in JOB_IDS.items()}
+
+    def has_read_all(job_id: str, stream: str, shards: int) -> bool:
+        assert (stream, shards) == (CONFIG.scored_reviews.stream, 1)
+        events.append(f"{names[job_id]} asked")
+        # Once it says no after it has said yes: what was old holds nothing.
+        return events.count(f"{names[job_id]} asked") != 3
+
+    def stop_job(job_id: str, *, drain: bool) -> str:
+        assert drain
+        events.append(f"{names[job_id]} drained")
+        return "file:/savepoint"
+
+    stack.cluster.has_read_all = has_read_all
+    stack.cluster.stop_job = stop_job
+    carry_through(stack, map(outgoing, range(5)), only=jobs.JOBS)
+    asked_or_drained = [event for event, _ in itertools.groupby(events)]
+    assert asked_or_drained == [
+        "review_scoring drained",
+        "review_metrics asked",
+        "review_metrics drained",
+        "rating_anomalies asked",
+        "rating_anomalies drained",
+    ]
+    assert events.count("review_metrics asked") > 4
+
+
+def test_a_job_that_does_not_read_all_is_drained_in_the_end(stack: Stack) -> None:
+    def has_read_all(*_: Any) -> bool:
+        raise TimeoutError("timed out")
+
+    stack.cluster.has_read_all = has_read_all
+    summary, output = carry_through(stack, map(outgoing, range(5)), only=jobs.JOBS[:2])
+    assert "review_metrics has not read all of scored-reviews within 0.2 s" in summary.problems
+    assert "review_metrics: drained" in output
+
+
+def test_a_drained_job_is_not_taken_for_one_that_has_failed(stack: Stack) -> None:
+    stopped: set[str] = set()
+    stack.cluster.stop_job = lambda job_id, **_: str(stopped.add(job_id))
+    stack.cluster.job_state = lambda job_id: "FINISHED" if job_id in stopped else "RUNNING"
+    _, output = carry_through(stack, map(outgoing, range(5)), only=jobs.JOBS)
+    assert output.count(": drained") == 3
+
+
+def test_nothing_is_sent_before_every_job_runs(stack: Stack) -> None:
+    asked: list[str] = []
+    sent_at: list[int] = []
+
+    def is_running(job_id: str) -> bool:
+        asked.append(job_id)
+        if len(asked) < 4:
+            raise TimeoutError("timed out")
+        return len(asked) > 7
+
+    def records() -> Iterator[Outgoing]:
+        sent_at.append(len(asked))
+        yield outgoing(1)
+
+    stack.cluster.is_running = is_running
+    carry_through(stack, records(), only=jobs.JOBS)
+    assert set(asked) == set(JOB_IDS.values())
+    assert sent_at == [len(asked)]
+
+
+def test_a_job_that_does_not_start_ends_the_run(stack: Stack) -> None:
+    stack.cluster.is_running = lambda job_id: job_id != JOB_IDS["review_metrics"]
+    with pytest.raises(RunError, match=r"^review_metrics did not start within 0\.1 s; see .*logs"):
+        carry_through(stack, map(outgoing, range(5)), only=jobs.JOBS, start_timeout_s=0.1)
+
+
+def test_a_job_that_fails_while_it_starts_ends_the_run(stack: Stack) -> None:
+    stack.cluster.is_running = lambda _: False
+    stack.cluster.job_state = lambda _: "FAILED"
+    stack.cluster.failures = lambda _: [Failure(1, "no jar")]
+    with pytest.raises(RunError, match="job review_scoring is FAILED: no jar"):
+        carry_through(stack, map(outgoing, range(5)))
+
+
+@pytest.mark.parametrize("only", [jobs.JOBS[1:], jobs.JOBS[1:2], jobs.JOBS[2:]])
+def test_without_scoring_the_others_run_all_the_same(stack: Stack, only: tuple[str, ...]) -> None:
+    summary, _ = carry_through(stack, map(outgoing, range(5)), only=only)
+    assert summary.problems == ()
+    assert "scored" not in written(stack)
+    assert written(stack)["sent"] == 5
 
 
 def test_what_no_stream_takes_is_in_the_summary(stack: Stack) -> None:

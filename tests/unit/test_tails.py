@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from deploy.local import tails
-from deploy.local.tails import ArchiveTail, Arrived, StreamTail
+from deploy.local.tails import ArchiveTail, Arrived, QueueTail, StreamTail
 
 
 @pytest.fixture
@@ -131,3 +131,26 @@ def test_an_error_ends_the_tail_and_is_raised_at_its_end(aws: boto3.Session) -> 
     tail.start()
     with pytest.raises(json.JSONDecodeError):
         tail.finish()
+
+
+def test_every_message_of_a_topic_is_handed_over_once(aws: boto3.Session) -> None:
+    sns, sqs = aws.client("sns"), aws.client("sqs")
+    topic_arn = sns.create_topic(Name="rating-alerts")["TopicArn"]
+    url = sqs.create_queue(QueueName="rating-alerts")["QueueUrl"]
+    queue_arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn["QueueArn"])
+
+    def publish(numbers: range) -> None:
+        for number in numbers:
+            sns.publish(TopicArn=topic_arn, Message=json.dumps({"n": number}), Subject="alert")
+
+    publish(range(12))
+    taken: list[Mapping[str, Any]] = []
+    tail = QueueTail(sqs, "rating-alerts", taken.append, interval_s=0.01)
+    tail.start()
+    publish(range(12, 25))
+    tail.finish()
+    assert sorted(message["n"] for message in taken) == list(range(25))
+    attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=attributes)["Attributes"]
+    assert set(left.values()) == {"0"}

@@ -1,0 +1,259 @@
+"""Takes what the tails hand over, from their threads, into the ledgers and the view."""
+
+import json
+import threading
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.local.anomalies import AnomalyLedger
+from deploy.local.ledger import DeadLetter, Ledger, SourceId
+from deploy.local.metrics import Point
+from deploy.local.summary import Summary
+from deploy.local.tails import Arrived
+from deploy.local.view import LATEST_ROWS, LatestAnomaly, LatestReview, LatestWindow, Snapshot
+from deploy.local.windows import ALL, Review, WindowLedger
+
+_RECENT_WINDOWS = 100
+
+
+class Recorder:
+    """One ledger a job; safe to use from several threads.
+
+    Parameters
+    ----------
+    jobs
+        Those that run. What the others would have to do is not asked for.
+    reviews_stream
+        Name of the stream that is sent to.
+    lg_k
+        Of the windows' sketches.
+    """
+
+    def __init__(self, jobs: Collection[str], reviews_stream: str, lg_k: int = 12) -> None:
+        self._lock = threading.Lock()
+        self._ledger = Ledger(reviews_stream)
+        self._windows = WindowLedger(lg_k)
+        self._anomalies = AnomalyLedger()
+        self._is_scoring = "review_scoring" in jobs
+        self._has_windows = "review_metrics" in jobs
+        self._has_anomalies = "rating_anomalies" in jobs
+        self._latest: deque[LatestReview] = deque(maxlen=LATEST_ROWS)
+        self._latest_windows: deque[LatestWindow] = deque(maxlen=_RECENT_WINDOWS)
+        self._latest_anomalies: deque[LatestAnomaly] = deque(maxlen=LATEST_ROWS)
+        self._latest_alerts: deque[LatestAnomaly] = deque(maxlen=LATEST_ROWS)
+        self._reasons: Counter[tuple[str, str]] = Counter()
+
+    def sent(self, record: Arrived) -> None:
+        """Take a record of `reviews`."""
+        with self._lock:
+            self._ledger.add_sent(SourceId(record.shard, record.sequence_number))
+
+    def scored(self, record: Arrived) -> None:
+        """Take a record of `scored-reviews`."""
+        review = json.loads(record.data)
+        source_id = SourceId.of(review)
+        with self._lock:
+            if self._ledger.add_scored(source_id):
+                if self._has_windows:
+                    self._windows.add_review(source_id, Review.of(review))
+                self._latest.appendleft(
+                    LatestReview(
+                        review["star_rating"],
+                        review["product_category"],
+                        review["review_body"],
+                        review["model_variant"],
+                    )
+                )
+
+    def dead_letter(self, record: Arrived) -> None:
+        """Take a record of `dead-letters`."""
+        fields = json.loads(record.data)
+        letter = DeadLetter.of(fields)
+        with self._lock:
+            if not self._ledger.add_dead_letter(letter, fields["reason"]):
+                return
+            self._reasons[letter.stage, fields["reason"]] += 1
+            if letter.stage == "late":
+                self._windows.add_late(SourceId.of(fields))
+            elif letter.stage == "publish":
+                if letter.source_stream == self._ledger.reviews_stream:
+                    self._anomalies.add_unpublished(SourceId.of(fields))
+                else:
+                    self._windows.add_without_points(
+                        letter.source_shard, letter.source_sequence_number
+                    )
+
+    def s3_raw(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the raw archive."""
+        with self._lock:
+            self._ledger.add_s3_raw(SourceId.of(line))
+
+    def s3_scored(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the scored archive."""
+        with self._lock:
+            self._ledger.add_s3_scored(SourceId.of(line))
+
+    def window(self, record: Arrived) -> None:
+        """Take a record of `review-metrics`."""
+        window = json.loads(record.data)
+        with self._lock:
+            if self._windows.add_window(window):
+                self._latest_windows.append(
+                    LatestWindow(
+                        window["window_end"],
+                        window["product_category"],
+                        window["reviews"],
+                        window["avg_star_rating"],
+                        window["distinct_reviews"],
+                    )
+                )
+
+    def anomaly(self, record: Arrived) -> None:
+        """Take a record of `rating-anomalies`."""
+        row = json.loads(record.data)
+        with self._lock:
+            if self._anomalies.add_row(row) and row["is_anomaly"]:
+                self._latest_anomalies.appendleft(
+                    LatestAnomaly(
+                        row["event_time"],
+                        row["product_category"],
+                        row["anomaly_score"],
+                        row["event_id"] or "",
+                    )
+                )
+
+    def alert(self, message: Mapping[str, Any]) -> None:
+        """Take a message of the topic."""
+        with self._lock:
+            if self._anomalies.add_alert(message):
+                self._latest_alerts.appendleft(
+                    LatestAnomaly(
+                        message["event_time"],
+                        message["product_category"],
+                        message["anomaly_score"],
+                        message["event_id"],
+                        message["summary"],
+                    )
+                )
+
+    def windows_in_cloudwatch(self) -> tuple[Sequence[str], int, int] | None:
+        """Return what to read back: categories, first and last start (ms); None: nothing."""
+        with self._lock:
+            keys = self._windows.published.keys()
+            if not keys:
+                return None
+            starts = [key.start_ms for key in keys]
+            return sorted({key.category for key in keys}), min(starts), max(starts)
+
+    def snapshot(
+        self, phase: str, seconds: float, sent: int, addresses: Mapping[str, str]
+    ) -> Snapshot:
+        """Return what the view shows now."""
+        with self._lock:
+            ledger = self._ledger
+            through, counts = sent, {"reviews (in)": sent}
+            if self._is_scoring:
+                through = len(ledger.scored)
+                counts["scored-reviews (out)"] = through
+            counts["dead-letters (out)"] = len(ledger.letters)
+            if self._has_windows:
+                counts["review-metrics (out)"] = len(self._windows.published)
+            if self._has_anomalies:
+                counts["rating-anomalies (out)"] = len(self._anomalies.rows)
+                if self._is_scoring:
+                    through = min(through, len(self._anomalies.rows))
+            if self._is_scoring:
+                counts["S3 raw/ (out)"] = len(ledger.s3_raw)
+                counts["S3 scored/ (out)"] = len(ledger.s3_scored)
+            return Snapshot(
+                phase=phase,
+                seconds=seconds,
+                counts=counts,
+                under_way=max(0, sent - through - len(ledger.dead)),
+                latest=tuple(self._latest),
+                windows=_newest(self._latest_windows) if self._has_windows else None,
+                anomalies=(
+                    (*tuple(self._latest_alerts)[: LATEST_ROWS // 2], *self._latest_anomalies)
+                    if self._has_anomalies
+                    else None
+                ),
+                dead_letters=dict(self._reasons),
+                addresses=addresses,
+            )
+
+    def summary(
+        self,
+        truth_path: Path,
+        seconds: float,
+        sent: int,
+        refused: int,
+        problems: Sequence[str],
+        points: Iterable[Point] = (),
+    ) -> Summary:
+        """Reconcile against the truth; call it when sender and tails have ended.
+
+        Parameters
+        ----------
+        truth_path
+            What the sender wrote.
+        seconds
+            How long the run took.
+        sent, refused
+            As the sender counted them.
+        problems
+            What went wrong besides.
+        points
+            What CloudWatch holds.
+        """
+        ledger, windows, anomalies = self._ledger, self._windows, self._anomalies
+        late: set[SourceId] = set()
+        bursts: dict[SourceId, str] = {}
+        with truth_path.open(encoding="utf-8") as truth:
+            for line in truth:
+                record = json.loads(line)
+                source_id = SourceId.of(record)
+                ledger.add_acknowledged(source_id)
+                if record["fate"] is not None:
+                    ledger.add_fate(source_id, record["fate"])
+                if record["is_late"]:
+                    late.add(source_id)
+                if record["burst"] is not None:
+                    bursts[source_id] = record["burst"]
+        for point in points:
+            windows.add_point(point)
+        has_truth = bool(ledger.fates)
+        words, contradictions = [*problems], list[str]()
+        if len(ledger.acknowledged) != sent:
+            words.append(f"{sent} were sent, yet got {len(ledger.acknowledged)} source_ids")
+        words += ledger.sending_problems()
+        if self._is_scoring:
+            words += ledger.scoring_problems()
+            contradictions += ledger.truth_problems() if has_truth else []
+        if self._has_windows:
+            words += windows.problems()
+            contradictions += windows.truth_problems(late) if has_truth else []
+        if self._has_anomalies:
+            words += anomalies.problems(ledger.scored)
+        return Summary(
+            sent=len(ledger.sent),
+            scoring=ledger.figures() if self._is_scoring else None,
+            windows=windows.figures() if self._has_windows else None,
+            anomalies=anomalies.figures(bursts if has_truth else None)
+            if self._has_anomalies
+            else None,
+            dead_letters=ledger.dead_letters(),
+            repeats=ledger.repeats + windows.repeats + anomalies.repeats,
+            seconds=seconds,
+            truth_matches=not contradictions if has_truth else None,
+            problems=(*words, *contradictions),
+            refused=refused,
+        )
+
+
+def _newest(windows: Iterable[LatestWindow]) -> tuple[LatestWindow, ...]:
+    """Return the windows that ended last, `All` and the fullest of them first."""
+    # Stable: the last criterion first.
+    ranked = sorted(windows, key=lambda window: (window.product_category != ALL, -window.reviews))
+    return tuple(sorted(ranked, key=lambda window: window.window_end, reverse=True))

@@ -1,0 +1,121 @@
+"""Flink wrapper of `udfs.core.anomaly_events`: a tracker of anomalies in keyed state."""
+
+from collections.abc import Callable, Iterator
+
+from pyflink.common import Row, Time, Types
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
+from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
+
+from udfs.core.anomaly import make_detector
+from udfs.core.anomaly_events import AnomalyTracker
+from udfs.core.scored_records import ScoredReview
+
+COLD_AFTER_DAYS = 30
+"""A category without reviews for so long is forgotten, but for the number of its latest event."""
+
+JUDGED_REVIEW = Types.ROW_NAMED(
+    [
+        "source_stream",
+        "source_shard",
+        "source_sequence_number",
+        "review_id",
+        "product_category",
+        "event_time_ms",
+        "anomaly_score",
+        "threshold",
+        "is_anomaly",
+        "explanation",
+        "event_id",
+        "alert",
+    ],
+    [
+        Types.STRING(),
+        Types.STRING(),
+        Types.STRING(),
+        Types.STRING(),
+        Types.STRING(),
+        Types.LONG(),
+        Types.DOUBLE(),
+        Types.DOUBLE(),
+        Types.BOOLEAN(),
+        Types.STRING(),
+        Types.STRING(),
+        Types.STRING(),
+    ],
+)
+"""A review and what it tells: `Judgement`; `alert` is NULL unless an event opens."""
+
+
+class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is untyped
+    """Keyed by category: a row with the fields of `ScoredReview` in, a `JUDGED_REVIEW` out.
+
+    The state of a category is its tracker's dump, a few kilobytes; threshold and warm-up are those
+    that the job was started with, also after a restore.
+    """
+
+    def __init__(self, threshold: float, warm_up_reviews: int) -> None:
+        self._threshold = threshold
+        self._warm_up_reviews = warm_up_reviews
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Declare the state."""
+        # Only with this visibility does the worker keep state between rows; with the default it
+        # would be written and read again for each of them.
+        ttl = (
+            StateTtlConfig.new_builder(Time.days(COLD_AFTER_DAYS))
+            .set_update_type(StateTtlConfig.UpdateType.OnCreateAndWrite)
+            .set_state_visibility(StateTtlConfig.StateVisibility.ReturnExpiredIfNotCleanedUp)
+            .build()
+        )
+        tracker = ValueStateDescriptor("tracker", Types.PICKLED_BYTE_ARRAY())
+        tracker.enable_time_to_live(ttl)
+        self._tracker = runtime_context.get_state(tracker)
+        # Apart and for good: an event id must never come twice.
+        self._events = runtime_context.get_state(ValueStateDescriptor("events", Types.LONG()))
+
+    def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
+        """Track one review."""
+        review = ScoredReview(*value)
+        kept = self._tracker.value()
+        if not isinstance(kept, _Kept):
+            kept = _Kept(self._load(kept))
+        judgement = kept.tracker.track(review)
+        self._tracker.update(kept)
+        if judgement.alert is not None:
+            self._events.update(kept.tracker.events)
+        yield Row(
+            review.source_stream,
+            review.source_shard,
+            review.source_sequence_number,
+            review.review_id,
+            review.product_category,
+            review.event_time_ms,
+            judgement.anomaly_score,
+            self._threshold,
+            judgement.is_anomaly,
+            judgement.explanation,
+            judgement.event_id,
+            judgement.alert,
+        )
+
+    def _load(self, dump: bytes | None) -> AnomalyTracker:
+        detector = make_detector(warm_up=self._warm_up_reviews)
+        if dump is None:
+            return AnomalyTracker(detector, self._threshold, events=self._events.value() or 0)
+        tracker = AnomalyTracker(detector, self._threshold)
+        tracker.load(dump)
+        return tracker
+
+
+class _Kept:
+    """A tracker that pickles as the bytes of its dump.
+
+    The worker keeps the object as long as its cache does, and pickles it once a bundle: only then
+    is it dumped. What comes back from the state backend is plain bytes.
+    """
+
+    def __init__(self, tracker: AnomalyTracker) -> None:
+        self.tracker = tracker
+
+    def __reduce__(self) -> tuple[Callable[..., bytes], tuple[bytes]]:
+        return bytes, (self.tracker.dump(),)
