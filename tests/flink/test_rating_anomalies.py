@@ -15,7 +15,7 @@ from pyflink.table.udf import ScalarFunction, udf
 
 from flink_jobs import rating_anomalies, streams
 from tests.conftest import embedded_environment
-from tests.flink.tables import file_table, lines
+from tests.flink.tables import file_table, lines, optimised_plan
 from udfs.core.anomaly import make_detector
 from udfs.core.anomaly_events import AnomalyTracker
 from udfs.core.scored_records import ScoredReview
@@ -182,3 +182,11 @@ def test_an_alert_that_is_not_taken_is_dead_lettered_with_its_text(outputs: Path
     )
     for name in (*(name for name, _ in streams.SOURCE_ID), "review_id"):
         assert letter[name] == alert[name], name
+
+
+def test_detector_and_sinks_share_one_source_and_an_alert_goes_out_once(tmp_path: Path) -> None:
+    plan = optimised_plan("rating_anomalies", tmp_path)
+    # What the detector and the unreadable records come from; a scan would be a second reader.
+    assert "default_database, scored_reviews" not in plan
+    assert plan.count("publish_alert(") == 1
+    assert plan.count("Sink(") == 2
