@@ -19,10 +19,11 @@ from rich.console import Console
 from deploy.local import jobs, texts
 from deploy.local.cluster import FlinkClientError
 from deploy.local.generator import GeneratorOptions, generate
+from deploy.local.pipeline import RunError
 from deploy.local.process import PartError, shown
 from deploy.local.records import Outgoing
 from deploy.local.replay import replay
-from deploy.local.run import RunError, RunOptions
+from deploy.local.run import RunOptions
 from deploy.local.run import run as carry_through
 from deploy.local.sample import load_sample
 from deploy.local.sender import Sender

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from deploy.local import __main__ as command
 from deploy.local import jobs
 from deploy.local.cluster import FlinkClientError, Job
+from deploy.local.pipeline import RunError
 from deploy.local.process import PartNotReadyError
-from deploy.local.run import RunError
 from deploy.local.summary import Summary
 
 

@@ -15,11 +15,13 @@ from moto import mock_aws
 from rich.console import Console
 
 from deploy.local import jobs
+from deploy.local import pipeline as pipeline_module
 from deploy.local import run as run_module
 from deploy.local.cluster import Failure, FlinkClientError
+from deploy.local.pipeline import RunError
 from deploy.local.process import PartDiedError
 from deploy.local.records import Outgoing, partition_key
-from deploy.local.run import RunError, RunOptions
+from deploy.local.run import RunOptions
 from deploy.local.sample import load_sample
 from deploy.local.sender import MAX_BATCH_RECORDS
 from deploy.local.stack import BUCKET, StackInfo
@@ -72,7 +74,7 @@ class Stack:
     def client(self, service: str, *, attempts: int | None = None) -> Any:
         return self._aws.client(service)  # type: ignore[call-overload]
 
-    def properties_for(self, job: str) -> Path:
+    def properties_for(self, job: str, _: object = None) -> Path:
         return Path(job)
 
 
@@ -95,8 +97,9 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Stack]:
         stack = Stack(aws, tmp_path)
         monkeypatch.setattr(run_module, "Stack", stack)
         monkeypatch.setattr(run_module, "_REFRESH_S", 0.01)
-        monkeypatch.setattr(run_module, "_JOB_CHECK_S", 0.0)
-        monkeypatch.setattr(run_module, "MEASURES_AGE_S", 0.05)
+        monkeypatch.setattr(pipeline_module, "_POLL_S", 0.01)
+        monkeypatch.setattr(pipeline_module, "_JOB_CHECK_S", 0.0)
+        monkeypatch.setattr(pipeline_module, "MEASURES_AGE_S", 0.05)
         monkeypatch.setattr(jobs, "write_pyfiles", lambda: tmp_path / "python.zip")
         yield stack
 
@@ -295,7 +298,7 @@ def test_a_job_manager_may_be_silent_for_a_while_only(
     stack.cluster.job_state = silent
     summary, _ = carry_through(stack, map(outgoing, range(5)))
     assert summary.sent == 5
-    monkeypatch.setattr(run_module, "_REST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(pipeline_module, "_REST_PATIENCE_S", 0.0)
     with pytest.raises(RunError, match=r"the JobManager has not answered for .*timed out"):
         carry_through(stack, map(outgoing, range(5)))
 
