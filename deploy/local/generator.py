@@ -27,9 +27,6 @@ from udfs.core.parsing import ParseReason, ReviewFormat
 SCORED = "scored"
 """The fate of a sound record."""
 
-LATE_FREE_S = 10.0
-"""So long after the first record none is late, in seconds."""
-
 MIN_LATENESS_S = 60.0
 """A late record's event time lies this far beyond the watermark delay, up to twice as far."""
 
@@ -63,7 +60,10 @@ class GeneratorOptions:
         That of the job that reads the stream, in seconds.
     late_share
         Share of late records among the sound ones, 0 to 0.5; late means that the event time lies
-        60 to 120 s beyond the watermark delay. There are none in the first 10 s.
+        60 to 120 s beyond the watermark delay.
+    late_free_s
+        So long after the first record none is late, in seconds: nothing is before there is a
+        watermark.
     broken_share
         Share of broken records, 0 to 0.5, evenly spread. Every reason comes up once in any 2,000
         records where this is 0.02 or more.
@@ -86,6 +86,7 @@ class GeneratorOptions:
     max_disorder_s: float = 8.0
     watermark_delay_s: float = 10.0
     late_share: float = 0.005
+    late_free_s: float = 10.0
     broken_share: float = 0.02
     burst_every: int = 2_000
     burst_reviews: int = 60
@@ -163,7 +164,7 @@ def generate(
         now_s = clock()
         first_s = now_s if first_s is None else first_s
         now = datetime.fromtimestamp(now_s, UTC)
-        is_late = draft.lateness is not None and now_s - first_s >= LATE_FREE_S
+        is_late = draft.lateness is not None and now_s - first_s >= options.late_free_s
         age = draft.lateness if draft.lateness is not None and is_late else draft.disorder
         review = draft.review
         yield Outgoing(

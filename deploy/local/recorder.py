@@ -147,23 +147,39 @@ class Recorder:
             starts = [key.start_ms for key in keys]
             return sorted({key.category for key in keys}), min(starts), max(starts)
 
+    def through(self) -> dict[str, int]:
+        """Return how many of the records that were sent each job is done with."""
+        with self._lock:
+            return self._through()
+
+    def _through(self) -> dict[str, int]:
+        if not self._is_scoring:
+            return {}
+        dead = len(self._ledger.dead)
+        done = {"review_scoring": len(self._ledger.scored) + dead}
+        if self._has_windows:
+            windows = self._windows
+            done["review_metrics"] = windows.windowed_reviews + len(windows.late) + dead
+        if self._has_anomalies:
+            done["rating_anomalies"] = len(self._anomalies.rows) + dead
+        return done
+
     def snapshot(
         self, phase: str, seconds: float, sent: int, addresses: Mapping[str, str]
     ) -> Snapshot:
         """Return what the view shows now."""
         with self._lock:
-            ledger = self._ledger
-            through, counts = sent, {"reviews (in)": sent}
+            ledger, counts = self._ledger, {"reviews (in)": sent}
+            through = self._through()
+            # The last windows close only at the end.
+            through.pop("review_metrics", None)
             if self._is_scoring:
-                through = len(ledger.scored)
-                counts["scored-reviews (out)"] = through
+                counts["scored-reviews (out)"] = len(ledger.scored)
             counts["dead-letters (out)"] = len(ledger.letters)
             if self._has_windows:
                 counts["review-metrics (out)"] = len(self._windows.published)
             if self._has_anomalies:
                 counts["rating-anomalies (out)"] = len(self._anomalies.rows)
-                if self._is_scoring:
-                    through = min(through, len(self._anomalies.rows))
             if self._is_scoring:
                 counts["S3 raw/ (out)"] = len(ledger.s3_raw)
                 counts["S3 scored/ (out)"] = len(ledger.s3_scored)
@@ -171,7 +187,7 @@ class Recorder:
                 phase=phase,
                 seconds=seconds,
                 counts=counts,
-                under_way=max(0, sent - through - len(ledger.dead)),
+                under_way=max(0, sent - min(through.values(), default=sent)),
                 latest=tuple(self._latest),
                 windows=_newest(self._latest_windows) if self._has_windows else None,
                 anomalies=(

@@ -183,10 +183,15 @@ class WindowLedger:
         """Note what was read back from CloudWatch."""
         self.points[point.name, WindowKey(point.time_ms, point.category)] = point
 
+    @property
+    def windowed_reviews(self) -> int:
+        """Reviews in the windows of `All`."""
+        return sum(w.reviews for key, w in self.published.items() if key.category == ALL)
+
     def figures(self) -> WindowFigures:
         """Return the counts, averages and estimates."""
         of_all = [window for key, window in self.published.items() if key.category == ALL]
-        windowed = sum(window.reviews for window in of_all)
+        windowed = self.windowed_reviews
         stars = math.fsum(window.reviews * window.avg_star_rating for window in of_all)
         expected = self._recomputed()
         standard_error = 1.04 / math.sqrt(2**self.lg_k)

@@ -17,7 +17,6 @@ from sklearn.pipeline import make_pipeline
 from deploy.local import texts
 from deploy.local.generator import (
     COLUMNS,
-    LATE_FREE_S,
     SCORED,
     GeneratorOptions,
     generate,
@@ -179,7 +178,7 @@ def test_event_times_are_within_the_disorder_or_late(
 def test_none_is_late_in_the_first_ten_seconds_and_a_share_is_afterwards() -> None:
     records = made(GeneratorOptions(broken_share=0), 20_000)
     late = [sent_s - START_S for record, sent_s in records if record.is_late]
-    assert min(late) >= LATE_FREE_S
+    assert min(late) >= GeneratorOptions().late_free_s
     assert len(late) == pytest.approx(0.005 * 19_000, rel=0.4)
     assert all(record.fate == SCORED for record, _ in records if record.is_late)
 

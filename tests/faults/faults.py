@@ -1,0 +1,133 @@
+"""What can be broken, one thing at a time; each asserts that it was."""
+
+import os
+import signal
+import time
+
+import psutil
+
+from deploy.local.emulator import answers
+from deploy.local.process import Child, wait_ready
+from deploy.local.stack import Stack
+from tests.faults.harness import PARALLELISM, Bite, Fault, NoBiteError, Rig
+
+_AWAY_S = 20.0
+_NOTICE_TIMEOUT_S = 60.0
+_OTHER_PARALLELISM = PARALLELISM - 1
+
+
+def kill_task_manager(rig: Rig) -> Bite:
+    """Kill -9 of one of two TaskManagers, with its Python workers."""
+    victim = rig.stack.cluster.task_managers[-1]
+    since_s, since_ms = time.monotonic(), time.time() * 1000
+    victim.kill()
+    return Bite(f"{victim.name} killed; {_restarts(rig, since_ms)}", since_s)
+
+
+def kill_python_workers(rig: Rig) -> Bite:
+    """Kill -9 of every Python worker."""
+    workers = python_workers(rig.stack)
+    if not workers:
+        raise NoBiteError("there is no Python worker")
+    since_s, since_ms = time.monotonic(), time.time() * 1000
+    for worker in workers:
+        worker.kill()
+    return Bite(f"{len(workers)} Python workers killed; {_restarts(rig, since_ms)}", since_s)
+
+
+def rescale(rig: Rig) -> Bite:
+    """Stop every job with a savepoint and start it from there with another parallelism."""
+    pipeline, cluster = rig.pipeline, rig.stack.cluster
+    since_s = time.monotonic()
+    for job in pipeline.job_names:
+        # It need not run while it is stopped.
+        savepoint = cluster.stop_job(pipeline.job_ids.pop(job), drain=False)
+        pipeline.submit_job(job, savepoint=savepoint, parallelism=_OTHER_PARALLELISM)
+    pipeline.wait_until_running(_NOTICE_TIMEOUT_S)
+    for job, job_id in pipeline.job_ids.items():
+        tasks = cluster.get(f"/jobs/{job_id}")["vertices"]
+        restored = cluster.get(f"/jobs/{job_id}/checkpoints")["latest"]["restored"]
+        if {task["parallelism"] for task in tasks} != {_OTHER_PARALLELISM}:
+            raise NoBiteError(f"{job} has not parallelism {_OTHER_PARALLELISM}")
+        if restored is None or not restored["is_savepoint"]:
+            raise NoBiteError(f"{job} did not start from its savepoint")
+    return Bite(
+        f"all jobs restored from savepoints with parallelism {_OTHER_PARALLELISM}"
+        f" instead of {PARALLELISM}",
+        since_s,
+    )
+
+
+def endpoint_away(rig: Rig) -> Bite:
+    """Nothing listens on the endpoint's port for 20 s."""
+    endpoint = _part(rig.stack, "endpoint")
+    url = f"{rig.stack.info.endpoint_url}/ping"
+    began_s = time.monotonic()
+    endpoint.kill()
+    rig.watch(_AWAY_S)
+    if _is_there(url):
+        raise NoBiteError("the endpoint still answers")
+    lag_s = _standstill_s(rig, began_s)
+    endpoint.start()
+    wait_ready([endpoint], lambda: answers(url), _NOTICE_TIMEOUT_S)
+    return Bite(f"no endpoint for {_AWAY_S:g} s; scoring {lag_s:.0f} s behind", time.monotonic())
+
+
+def emulator_away(rig: Rig) -> Bite:
+    """Kinesis, Firehose, CloudWatch and SNS take connections and say nothing for 20 s."""
+    emulator = _part(rig.stack, "emulator")
+    url = f"{rig.stack.info.emulator_url}/moto-api/"
+    began_s = time.monotonic()
+    os.kill(emulator.pid, signal.SIGSTOP)
+    try:
+        rig.watch(_AWAY_S)
+        if _is_there(url):
+            raise NoBiteError("the emulator still answers")
+        lag_s = _standstill_s(rig, began_s)
+    finally:
+        os.kill(emulator.pid, signal.SIGCONT)
+    return Bite(f"no AWS for {_AWAY_S:g} s; scoring {lag_s:.0f} s behind", time.monotonic())
+
+
+FAULTS: dict[str, Fault] = {
+    fault.__name__: fault
+    for fault in (kill_task_manager, kill_python_workers, rescale, endpoint_away, emulator_away)
+}
+"""All of them, by name."""
+
+
+def python_workers(stack: Stack) -> list[psutil.Process]:
+    """Return the processes that run UDFs, of all TaskManagers."""
+    return [
+        child
+        for part in stack.cluster.task_managers
+        if part.is_running
+        for child in psutil.Process(part.pid).children(recursive=True)
+        if "python" in child.name() and "pyflink.fn_execution" in " ".join(child.cmdline())
+    ]
+
+
+def _restarts(rig: Rig, since_ms: float) -> str:
+    expected = set(rig.pipeline.job_ids)
+    if not rig.until(lambda: rig.restarted(since_ms) == expected, _NOTICE_TIMEOUT_S):
+        unharmed = expected - rig.restarted(since_ms)
+        raise NoBiteError(f"{', '.join(sorted(unharmed))} did not fail")
+    return "every job failed and was restarted"
+
+
+def _standstill_s(rig: Rig, began_s: float) -> float:
+    lag_s = rig.lags.series.highest("review_scoring", began_s)
+    if lag_s < _AWAY_S / 2:
+        raise NoBiteError(f"scoring was at most {lag_s:.1f} s behind")
+    return lag_s
+
+
+def _part(stack: Stack, name: str) -> Child:
+    return next(part for part in stack.parts if part.name == name)
+
+
+def _is_there(url: str) -> bool:
+    try:
+        return answers(url)
+    except OSError:
+        return False
