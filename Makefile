@@ -15,10 +15,10 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help tools setup lock lint typecheck test run cluster submit stop clean
+.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline run cluster submit stop clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Every time: what was there when the project was set up may have changed since.
 tools:
@@ -35,6 +35,12 @@ typecheck: tools build/.setup ## mypy, strict where PyFlink is not involved
 
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 12 minutes (ARGS=--help: more)
+	@$(BIN)/python -m tests.faults $(ARGS)
+
+bench-baseline: setup $(MODEL) ## what the engine and each job can do (ARGS=--help: more)
+	@$(BIN)/python -m tests.benchmarks baseline $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)

@@ -209,9 +209,12 @@ def cluster_config(
         "web.log.path": str(run_dir / "logs" / "jobmanager.log"),
         # Together with several Python workers these fit a machine of 16 GB.
         "jobmanager.memory.process.size": "1g",
-        "taskmanager.memory.process.size": "3g",
+        "taskmanager.memory.process.size": "4g",
         # Each submission loads the connectors' classes anew.
         "taskmanager.memory.jvm-metaspace.size": "512m",
+        # So does each one's gRPC, whose buffers outlive the job: three jobs stopped and started
+        # again were too much for the default of none.
+        "taskmanager.memory.task.off-heap.size": "512m",
         "taskmanager.jvm-exit-on-oom": True,
         "taskmanager.numberOfTaskSlots": slots,
         "parallelism.default": 1,
