@@ -47,7 +47,7 @@ def metrics_with_copies(t_env: Any, config: Any) -> Any:
 
 
 def anomalies_without_a_place(t_env: Any, config: Any) -> Any:
-    t_env.get_config().set("execution.checkpointing.interval", "0")
+    t_env.get_config().set("execution.checkpointing.interval", "1 d")
     source = config.scored_reviews.model_copy(update={"initial_position": "LATEST"})
     return _build_anomalies(t_env, config.model_copy(update={"scored_reviews": source}))
 
