@@ -25,7 +25,7 @@ _SCORED_SHARDS = 2
 _POLL_S = 0.2
 _START_TIMEOUT_S = 180.0
 _SETTLE_TIMEOUT_S = 120.0
-_CHECKPOINT_TIMEOUT_S = 30.0
+_CHECKPOINT_TIMEOUT_S = 20.0
 _CALM_S = 5.0
 # On a busy machine the first windows take their time.
 _LATE_FREE_S = 25.0
@@ -252,7 +252,8 @@ class _Drill:
             self._console.print(f"  {name}: {bite.seen}")
             recovery_s = self._recover(bite, limits_s)
             pipeline.sender.stop()
-            self._wait_until_through()
+            if recovery_s is not None:
+                self._wait_until_through()
             pipeline.drain(self._options.recovery_timeout_s)
             summary = pipeline.summary(time.monotonic() - start_s)
         finally:
