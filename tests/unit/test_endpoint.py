@@ -227,6 +227,9 @@ def test_counts():
             "records": 0,
             "by_variant": {"a": 0, "broken": 0},
             "errors": 0,
+            "served": 0,
+            "queued": 0,
+            "faults": {},
         }
         ask(client, ["x"] * 7, TargetVariant="a", InferenceId="one")
         ask(client, ["x"] * 3, TargetVariant="a")
@@ -237,6 +240,9 @@ def test_counts():
             "records": 10,
             "by_variant": {"a": 10, "broken": 0},
             "errors": 2,
+            "served": 0,
+            "queued": 0,
+            "faults": {},
         }
 
 
