@@ -37,4 +37,3 @@ def test_what_is_broken_in_the_jobs_is_found(tmp_path: Path) -> None:
     # The source of rating_anomalies.
     assert "rating_anomalies has completed no checkpoint" in problems
     assert "scored reviews have no row of rating-anomalies" in problems
-    assert "not recovered after 45 s" in problems
