@@ -61,7 +61,7 @@ def main(
 
 def _table(rows: list[FaultRow]) -> Table:
     table = Table(title="faults", title_justify="left")
-    for column in ("fault", "sent", "lost", "truth matches", "repeats", "recovery s", "passed"):
+    for column in ("fault", "sent", "lost", "truth\nmatches", "repeats", "recovery\ns", "passed"):
         table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=True)
     for row in rows:
         cells = (row.sent, row.lost, row.truth_matches, row.repeats, row.recovery_s, row.passed)
