@@ -90,7 +90,7 @@ class Options:
     """
 
     rounds: int = 3
-    seconds: float = 5.0
+    seconds: float = 4.0
     warm_up_s: float = 4.0
 
 

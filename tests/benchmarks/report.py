@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from tests.benchmarks.bench import Benchmark, Measurement, Options
@@ -16,7 +17,7 @@ Document = dict[str, Any]
 MAX_DRIFT = 0.1
 """From which drift on a measurement is told not to be of a steady state."""
 
-_CORES = ("jvm", "python", "endpoint", "other")
+_CORES = {"jvm": "JVM", "python": "Python", "endpoint": "endpoint", "other": "other"}
 
 
 class DocsError(Exception):
@@ -48,7 +49,7 @@ def document(
         mine = [one for one in measured if one.variant == name]
         if not mine:
             continue
-        shares = ratios(rates, name, variant.compared_to) if variant.compared_to else {}
+        shares = ratios(rates, name, variant.compared_to) if variant.compared_to in rates else {}
         rows.append(
             {
                 "variant": name,
@@ -98,18 +99,22 @@ def unsteady(result: Document) -> list[str]:
 
 def table(result: Document) -> Table:
     """Return the figures as the terminal shows them."""
-    shown = Table(title=result["title"], title_justify="left")
-    for number, head in enumerate(_heads(result)):
-        shown.add_column(head, justify="right" if number else "left")
-    for cells in _cells(result):
-        shown.add_row(*(cell.replace("`", "") for cell in cells))
+    # Names instead of what they are, and the spread as a share: a terminal has 80 columns.
+    shown = Table(title=result["title"], title_justify="left", box=box.SIMPLE_HEAD)
+    heads = _heads(result)
+    for head in ("", heads[1], "spread", *heads[3:]):
+        shown.add_column(head, justify="right" if head else "left")
+    for row, cells in zip(result["rows"], _cells(result), strict=True):
+        rates = row["records_per_s"]
+        width = (rates["highest"] - rates["lowest"]) / rates["median"]
+        shown.add_row(row["variant"], cells[1], f"{width:.0%}", *cells[3:])
     return shown
 
 
 def markdown(result: Document) -> str:
     """Return the figures as docs/benchmarks.md shows them, with how they were made."""
     heads = _heads(result)
-    lines = ["|".join(["", *(f" {head} " for head in heads), ""])]
+    lines = ["|" + "|".join(f" {head} " if head else " " for head in heads) + "|"]
     lines.append("|---" + "|---:" * (len(heads) - 1) + "|")
     lines += ["| " + " | ".join(cells) + " |" for cells in _cells(result)]
     machine, versions, options = result["machine"], result["versions"], result["options"]
@@ -166,7 +171,7 @@ def _between(text: str, name: str, figures: str) -> str:
 
 def _heads(result: Document) -> list[str]:
     heads = ["", f"{result['unit']}/s", "lowest .. highest", result["ratio"]]
-    return heads + [f"cores: {who}" for who in _columns(result)]
+    return heads + [_CORES[who] for who in _columns(result)]
 
 
 def _columns(result: Document) -> list[str]:

@@ -45,7 +45,7 @@ SCORED_RECORD: streams.Columns = (
 )
 
 _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
-_ENDLESS = 2**62
+_ENDLESS = 2**40  # at two million a second, six days
 _SHARD = "shardId-000000000000"
 _BODIES = 64
 _SEED = 1
