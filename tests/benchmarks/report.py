@@ -100,10 +100,16 @@ def unsteady(result: Document) -> list[str]:
 def table(result: Document) -> Table:
     """Return the figures as the terminal shows them."""
     # Names instead of what they are, and the spread as a share: a terminal has 80 columns.
-    shown = Table(title=result["title"], title_justify="left", box=box.SIMPLE_HEAD)
+    shown = Table(
+        title=result["title"],
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     heads = _heads(result)
     for head in ("", heads[1], "spread", *heads[3:]):
-        shown.add_column(head, justify="right" if head else "left")
+        shown.add_column(head, justify="right" if head else "left", no_wrap=not head)
     for row, cells in zip(result["rows"], _cells(result), strict=True):
         rates = row["records_per_s"]
         width = (rates["highest"] - rates["lowest"]) / rates["median"]
