@@ -40,7 +40,7 @@ def about() -> None:
 def baseline(
     rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 4.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of records before it.")] = 4.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 3.0,
     only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
     output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
     / "baseline.json",

@@ -86,12 +86,13 @@ class Options:
     seconds
         A measurement takes so long.
     warm_up_s
-        So long a job has been handling records before it is measured.
+        So long, at least, a job has been handling records before it is measured; up to four times
+        as long while it is still getting faster.
     """
 
     rounds: int = 3
     seconds: float = 4.0
-    warm_up_s: float = 4.0
+    warm_up_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)

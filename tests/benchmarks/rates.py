@@ -65,6 +65,46 @@ def drift(samples: Sequence[Sample]) -> float:
     return round(second / first - 1, 6)
 
 
+def is_getting_faster(samples: Sequence[Sample], span_s: float, by: float) -> bool:
+    """Return whether the last `span_s` seconds were faster than those before them.
+
+    Parameters
+    ----------
+    samples
+        Of a job since its first record, in their order.
+    span_s
+        In seconds.
+    by
+        A lesser gain, as a share, is noise.
+
+    Returns
+    -------
+    bool
+        True also as long as there are not two such spans, and while nothing comes.
+
+    Examples
+    --------
+    >>> steady = [Sample(t, 100 * t) for t in range(5)]
+    >>> is_getting_faster(steady, span_s=2, by=0.05)
+    False
+    >>> is_getting_faster([*steady, Sample(5, 650)], span_s=2, by=0.05)
+    True
+    >>> is_getting_faster(steady[:4], span_s=2, by=0.05)
+    True
+    """
+    last = samples[-1]
+    middle = _at_most(samples, last.at_s - span_s)
+    first = None if middle is None else _at_most(samples, middle.at_s - span_s)
+    if first is None or middle is None or first.count == middle.count:
+        return True
+    return steady_rate([middle, last]) > (1 + by) * steady_rate([first, middle])
+
+
+def _at_most(samples: Sequence[Sample], at_s: float) -> Sample | None:
+    """Return the latest sample that is not later than `at_s`."""
+    return next((sample for sample in reversed(samples) if sample.at_s <= at_s), None)
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Return median and extremes of at least one value.
 

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks.rates import Sample, drift, order, ratios, spread, steady_rate
+from tests.benchmarks.rates import (
+    Sample,
+    drift,
+    is_getting_faster,
+    order,
+    ratios,
+    spread,
+    steady_rate,
+)
 
 
 @given(
@@ -53,6 +61,28 @@ def test_drift_compares_the_halves() -> None:
     warming_up = [Sample(t, t * t * 100) for t in range(5)]
     assert drift(warming_up) == 2.0
     assert drift([Sample(t, t * 100) for t in range(5)]) == 0.0
+
+
+def test_a_job_is_warm_when_it_gets_no_faster() -> None:
+    """The rate grows for ten seconds, then stays."""
+    samples = [Sample(0.0, 0)]
+    for tick in range(1, 201):
+        at_s = tick / 10
+        samples.append(Sample(at_s, samples[-1].count + round(10 * min(at_s, 10.0))))
+    faster = [
+        sample.at_s
+        for number, sample in enumerate(samples, 1)
+        if is_getting_faster(samples[:number], span_s=1.5, by=0.05)
+    ]
+    assert faster[:100] == [sample.at_s for sample in samples[:100]]
+    assert 10.0 < faster[-1] < 13.0
+
+
+def test_a_job_that_stands_still_is_not_warm() -> None:
+    assert is_getting_faster([Sample(t, 0) for t in range(10)], span_s=2, by=0.05)
+    stalled = [*(Sample(t, t * 100) for t in range(4)), Sample(4, 300), Sample(5, 300)]
+    assert not is_getting_faster(stalled[:4], span_s=1, by=0.05)
+    assert is_getting_faster([*stalled, Sample(6, 400)], span_s=1, by=0.05)
 
 
 def test_spread_is_that_of_the_values_in_any_order() -> None:
