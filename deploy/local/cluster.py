@@ -138,8 +138,29 @@ class Checkpoint:
     path: str
 
 
+@dataclass(frozen=True)
+class PythonEnvironment:
+    """Another environment than this one, for Flink and all that it runs.
+
+    Whatever would let this process's modules be found there is kept from it.
+
+    Attributes
+    ----------
+    executable
+        Its interpreter.
+    home
+        The directory of the Flink distribution inside its `apache-flink` wheel.
+    cwd
+        Where Flink's processes run; Python looks for modules there too.
+    """
+
+    executable: Path
+    home: Path
+    cwd: Path
+
+
 def flink_home() -> Path:
-    """Return the directory of the Flink distribution inside the wheel.
+    """Return the directory of the Flink distribution inside this environment's wheel.
 
     Raises
     ------
@@ -160,6 +181,7 @@ def cluster_config(
     rpc_port: int,
     slots: int,
     heartbeat_timeout_s: float,
+    python: PythonEnvironment | None = None,
     overrides: Mapping[str, str | int | float | bool] | None = None,
 ) -> dict[str, str | int | float | bool]:
     """Return the cluster's configuration: Flink's flat keys with their values.
@@ -174,6 +196,8 @@ def cluster_config(
         Slots of each TaskManager.
     heartbeat_timeout_s
         After how many seconds without a heartbeat a TaskManager counts as lost, at least 1.
+    python
+        What runs scripts and workers; None: this environment.
     overrides
         Replace or add keys.
 
@@ -186,9 +210,11 @@ def cluster_config(
     >>> config["rest.port"], config["parallelism.default"]
     (8081, 2)
     """
+    executable = sys.executable if python is None else str(python.executable)
+    home = flink_home() if python is None else python.home
     config: dict[str, str | int | float | bool] = {
         # Without the shipped exports and opens Flink does not run on Java 17.
-        "env.java.opts.all": f"{_shipped_java_options()} -Djava.io.tmpdir={run_dir / 'tmp'}",
+        "env.java.opts.all": f"{_shipped_java_options(home)} -Djava.io.tmpdir={run_dir / 'tmp'}",
         "env.java.opts.jobmanager": _QUICK_START_OPTIONS,
         "env.java.opts.client": _QUICK_START_OPTIONS,
         "rest.address": _HOST,
@@ -219,8 +245,8 @@ def cluster_config(
         "taskmanager.numberOfTaskSlots": slots,
         "parallelism.default": 1,
         "io.tmp.dirs": str(run_dir / "tmp"),
-        "python.executable": sys.executable,
-        "python.client.executable": sys.executable,
+        "python.executable": executable,
+        "python.client.executable": executable,
         "execution.checkpointing.interval": "5 s",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.dir": (run_dir / "checkpoints").as_uri(),
@@ -239,10 +265,25 @@ def cluster_config(
     return config | dict(overrides or {})
 
 
-def _shipped_java_options() -> str:
-    shipped = YAML(typ="safe").load(flink_home() / "conf" / "config.yaml")
+def _shipped_java_options(home: Path) -> str:
+    shipped = YAML(typ="safe").load(home / "conf" / "config.yaml")
     options: str = shipped["env"]["java"]["opts"]["all"]
     return options
+
+
+def foreign_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment less what would show another Python the modules of this one.
+
+    Examples
+    --------
+    >>> foreign_environment({"PATH": "/bin", "PYTHONPATH": "/src", "VIRTUAL_ENV": "/src/.venv"})
+    {'PATH': '/bin'}
+    """
+    return {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith(("PYTHON", "PYFLINK_", "FLINK_")) and key != "VIRTUAL_ENV"
+    }
 
 
 class FlinkClient:
@@ -256,15 +297,27 @@ class FlinkClient:
         Address of its REST API, which is also that of its web UI.
     region
         AWS region that a job's script is told.
+    python
+        What Flink runs in; None: this environment, in the project's directory.
     """
 
-    def __init__(self, run_dir: Path, rest_url: str, region: str):
+    def __init__(
+        self,
+        run_dir: Path,
+        rest_url: str,
+        region: str,
+        python: PythonEnvironment | None = None,
+    ):
         self.run_dir = run_dir.absolute()
         self.logs_dir = self.run_dir / "logs"
         self.rest_url = rest_url
-        self._home = flink_home()
+        self._home = flink_home() if python is None else python.home
+        self._cwd = PROJECT_ROOT if python is None else python.cwd
         self._conf_dir = self.run_dir / "conf"
-        self._env = local_environment(region) | {
+        inherited = local_environment(region)
+        if python is not None:
+            inherited = foreign_environment(inherited)
+        self._env = inherited | {
             "FLINK_CONF_DIR": str(self._conf_dir),
             "FLINK_LOG_DIR": str(self.logs_dir),
             "FLINK_IDENT_STRING": "local",  # in the name of the client's log
@@ -466,7 +519,7 @@ class FlinkClient:
         log_path.unlink(missing_ok=True)
         argv = ["bash", str(self._home / "bin" / "flink"), *arguments]
         # A child like the parts, for the client starts processes of its own too.
-        with Child(name, argv, log_path=log_path, env=self._env) as client:
+        with Child(name, argv, log_path=log_path, env=self._env, cwd=self._cwd) as client:
             try:
                 status = client.wait(timeout_s)
                 how = f"ended with status {status}"
@@ -496,6 +549,8 @@ class FlinkCluster(FlinkClient):
     heartbeat_timeout_s
         After how many seconds a silent TaskManager counts as lost. One that was killed is
         noticed in about half of it.
+    python
+        What Flink runs in; None: this environment.
     overrides
         Flink configuration by flat key, over that of `cluster_config`.
 
@@ -527,10 +582,11 @@ class FlinkCluster(FlinkClient):
         slots: int = 4,
         region: str = "us-east-1",
         heartbeat_timeout_s: float = 20.0,
+        python: PythonEnvironment | None = None,
         overrides: Mapping[str, str | int | float | bool] | None = None,
     ):
         rest_port = free_port(WEB_UI_PORT)
-        super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region)
+        super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region, python)
         for path in (self.run_dir, self._home):
             if re.search(r"\s", str(path)):
                 raise OSError(f"Flink's scripts cannot work below a path with blanks: {path}")
@@ -541,6 +597,7 @@ class FlinkCluster(FlinkClient):
             rpc_port=free_port(6123),
             slots=slots,
             heartbeat_timeout_s=heartbeat_timeout_s,
+            python=python,
             overrides=overrides,
         )
         self.job_manager = self._part("jobmanager", ["jobmanager.sh", "start-foreground"])
@@ -554,7 +611,7 @@ class FlinkCluster(FlinkClient):
             ["bash", str(self._home / "bin" / script[0]), *script[1:]],
             log_path=self.logs_dir / f"{name}.log",
             env=self._env,
-            cwd=PROJECT_ROOT,
+            cwd=self._cwd,
         )
 
     def _task_manager(self, name: str) -> Child:
