@@ -34,6 +34,9 @@ _TARGET = {
     "sys_platform": "linux",
 }
 
+# Whoever asks for the roots.
+_PROJECT = ""
+
 Requires = Callable[[str], Iterable[Requirement]]
 """The requirements of a package, by its canonical name."""
 
@@ -117,37 +120,44 @@ def divide(dependencies: Iterable[Requirement], requires: Requires) -> tuple[set
     ['apache-flink', 'grpcio', 'numpy', 'typing-extensions']
     """
     dependencies = list(dependencies)
-    engine = [need for need in dependencies if canonicalize_name(need.name) == ENGINE]
-    service = _closure(engine, requires)
+    needed = _closure(dependencies, requires)
     # What the engine names itself it works with closely; another copy would get in its way.
     close = {ENGINE, *(canonicalize_name(need.name) for need in _needs(ENGINE, (), requires))}
-    shipped = set(_closure(dependencies, requires)) - set(service)
+    service = set(
+        _closure(
+            [need for need in dependencies if canonicalize_name(need.name) == ENGINE], requires
+        )
+    )
+    shipped = set(needed) - service
     while True:
-        wanted = [need for name in sorted(shipped) for need in _needs(name, (), requires)]
         more = {
             name
-            for need in [*dependencies, *wanted]
-            if (name := canonicalize_name(need.name)) in service
-            and name not in close | shipped
-            and not need.specifier.contains(_oldest(service[name]), prereleases=True)
+            for name in service - close - shipped
+            for by, need in needed[name]
+            if by in shipped | {_PROJECT}
+            and not need.specifier.contains(
+                _oldest(need for by, need in needed[name] if by in service), prereleases=True
+            )
         }
         if not more:
-            return shipped, set(service)
+            return shipped, service
         shipped |= more
 
 
-def _closure(roots: Iterable[Requirement], requires: Requires) -> dict[str, list[Requirement]]:
-    """Return the packages that `roots` lead to, each with the requirements that lead to it."""
-    found: dict[str, list[Requirement]] = {}
+def _closure(
+    roots: Iterable[Requirement], requires: Requires
+) -> dict[str, list[tuple[str, Requirement]]]:
+    """Return the packages that `roots` lead to, each with who asks for it and how."""
+    found: dict[str, list[tuple[str, Requirement]]] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
-    ahead = list(roots)
+    ahead = [(_PROJECT, need) for need in roots]
     while ahead:
-        need = ahead.pop()
+        by, need = ahead.pop()
         name, extras = canonicalize_name(need.name), frozenset(need.extras)
-        found.setdefault(name, []).append(need)
+        found.setdefault(name, []).append((by, need))
         if (name, extras) not in seen:
             seen.add((name, extras))
-            ahead += _needs(name, extras, requires)
+            ahead += [(name, further) for further in _needs(name, extras, requires)]
     return found
 
 

@@ -20,8 +20,8 @@ from typing import Any
 START_FAILED = "APPLICATION START FAILED"
 """What a log search finds a failed start by; a JSON object follows it on the same line."""
 
-# A log event on the service holds 256 KB.
-_TRACEBACK_CHARACTERS = 100_000
+# A log event on the service holds 256 KB, a character has up to four bytes.
+_ERROR_CHARACTERS, _TRACEBACK_CHARACTERS = 2_000, 60_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +70,7 @@ def failure_record(error: Exception) -> str:
     >>> json.loads(failure_record(ModuleNotFoundError("No module named 'river'")))["error"]
     "ModuleNotFoundError: No module named 'river'"
     """
-    record: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"}
+    record: dict[str, Any] = {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]}
     if (problems := _problems(error)) is not None:
         record = {"error": str(error).partition(":\n")[0], "problems": problems}
     else:

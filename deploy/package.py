@@ -121,12 +121,23 @@ def build(path: Path) -> Package:
     except (LockError, LicenceError) as error:
         raise PackageError(str(error)) from error
     package = _described(path, glibc, libraries)
+    check_size(package)
+    return package
+
+
+def check_size(package: Package) -> None:
+    """Do nothing if the service takes a zip of this size.
+
+    Raises
+    ------
+    PackageError
+        Names the largest parts.
+    """
     if package.zip_bytes > MAX_BYTES:
         raise PackageError(
-            f"{path} has {package.zip_bytes / 1e6:.1f} MB, the service takes {MAX_BYTES / 1e6:.0f};"
-            f" the largest parts: {_parts(package)}"
+            f"{package.path} has {package.zip_bytes / 1e6:.1f} MB, the service takes"
+            f" {MAX_BYTES / 1e6:.0f}; the largest parts: {_parts(package)}"
         )
-    return package
 
 
 def install(target: Path, packages: Mapping[str, str]) -> None:

@@ -29,6 +29,7 @@ from deploy.local.process import (
     stop_all,
     wait_ready,
 )
+from deploy.main import START_FAILED
 
 _HOST = "127.0.0.1"
 _REST_TIMEOUT_S = 10.0
@@ -685,11 +686,29 @@ _NOISE = re.compile(
 def readable(output: str) -> str:
     r"""Return a client's output less Java's stack frames and banners.
 
+    What the entry script says of a failed start on one line, it says on several.
+
     Examples
     --------
     >>> readable("no property aws.region\n\n-----\nCaused by: java.io.IOException: no\n\tat a.B(C)")
     'no property aws.region\n-----\nCaused by: java.io.IOException: no'
+    >>> print(readable(f'{START_FAILED} {{"error": "1 problem in p.json", "problems": ["a.b"]}}'))
+    APPLICATION START FAILED: 1 problem in p.json
+      - a.b
     """
-    lines = (line.rstrip() for line in output.splitlines())
+    lines = (line.rstrip() for line in _START_FAILURE.sub(_in_lines, output).splitlines())
     kept = [line for line in lines if line and not _NOISE.match(line) and not is_stack_frame(line)]
     return "\n".join(kept)
+
+
+_START_FAILURE = re.compile(rf"^.*{START_FAILED} (\{{.*\}})$", re.MULTILINE)
+
+
+def _in_lines(record: re.Match[str]) -> str:
+    try:
+        failure = json.loads(record[1])
+    except ValueError:
+        return record[0]
+    problems = [f"  - {problem}" for problem in failure.get("problems", ())]
+    said = [f"{START_FAILED}: {failure['error']}", *problems, failure.get("traceback", "")]
+    return "\n".join(said)
