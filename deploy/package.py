@@ -4,8 +4,7 @@ The same sources, lock file and jar give the same bytes, on whichever machine of
 What is inside:
 
 - `main.py`, the entry script;
-- `python/`: `flink_jobs`, `udfs` and the libraries that the service lacks, unpacked, since compiled
-  modules cannot be imported from a zip;
+- `python/`: `flink_jobs`, `udfs` and the libraries that the service lacks, unpacked;
 - `lib/flink-aws-connectors.jar`: both connectors;
 - `LICENSE`, `LICENSES`: the project's licence, and those of all that is inside.
 """
