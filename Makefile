@@ -15,7 +15,8 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline run cluster submit stop clean
+.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline run cluster submit stop \
+	package verify-package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,12 @@ submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 
 stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop
+
+package: setup ## the zip that runs on Managed Service for Apache Flink: build/package/
+	@$(BIN)/python -m deploy.package $(ARGS)
+
+verify-package: package $(MODEL) ## run that zip as the service does, and account for every record
+	@$(BIN)/python -m deploy.verify_package
 
 lock: tools $(UV) ## compile requirements.lock anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \

@@ -29,6 +29,7 @@ from deploy.local.process import (
     stop_all,
     wait_ready,
 )
+from deploy.main import START_FAILED
 
 _HOST = "127.0.0.1"
 _REST_TIMEOUT_S = 10.0
@@ -138,8 +139,29 @@ class Checkpoint:
     path: str
 
 
+@dataclass(frozen=True)
+class PythonEnvironment:
+    """Another environment than this one, for Flink and all that it runs.
+
+    Whatever would let this process's modules be found there is kept from it.
+
+    Attributes
+    ----------
+    executable
+        Its interpreter.
+    home
+        The directory of the Flink distribution inside its `apache-flink` wheel.
+    cwd
+        Where Flink's processes run; Python looks for modules there too.
+    """
+
+    executable: Path
+    home: Path
+    cwd: Path
+
+
 def flink_home() -> Path:
-    """Return the directory of the Flink distribution inside the wheel.
+    """Return the directory of the Flink distribution inside this environment's wheel.
 
     Raises
     ------
@@ -160,6 +182,7 @@ def cluster_config(
     rpc_port: int,
     slots: int,
     heartbeat_timeout_s: float,
+    python: PythonEnvironment | None = None,
     overrides: Mapping[str, str | int | float | bool] | None = None,
 ) -> dict[str, str | int | float | bool]:
     """Return the cluster's configuration: Flink's flat keys with their values.
@@ -174,6 +197,8 @@ def cluster_config(
         Slots of each TaskManager.
     heartbeat_timeout_s
         After how many seconds without a heartbeat a TaskManager counts as lost, at least 1.
+    python
+        What runs scripts and workers; None: this environment.
     overrides
         Replace or add keys.
 
@@ -186,9 +211,11 @@ def cluster_config(
     >>> config["rest.port"], config["parallelism.default"]
     (8081, 2)
     """
+    executable = sys.executable if python is None else str(python.executable)
+    home = flink_home() if python is None else python.home
     config: dict[str, str | int | float | bool] = {
         # Without the shipped exports and opens Flink does not run on Java 17.
-        "env.java.opts.all": f"{_shipped_java_options()} -Djava.io.tmpdir={run_dir / 'tmp'}",
+        "env.java.opts.all": f"{_shipped_java_options(home)} -Djava.io.tmpdir={run_dir / 'tmp'}",
         "env.java.opts.jobmanager": _QUICK_START_OPTIONS,
         "env.java.opts.client": _QUICK_START_OPTIONS,
         "rest.address": _HOST,
@@ -219,8 +246,8 @@ def cluster_config(
         "taskmanager.numberOfTaskSlots": slots,
         "parallelism.default": 1,
         "io.tmp.dirs": str(run_dir / "tmp"),
-        "python.executable": sys.executable,
-        "python.client.executable": sys.executable,
+        "python.executable": executable,
+        "python.client.executable": executable,
         "execution.checkpointing.interval": "5 s",
         "execution.checkpointing.mode": "EXACTLY_ONCE",
         "execution.checkpointing.dir": (run_dir / "checkpoints").as_uri(),
@@ -239,10 +266,25 @@ def cluster_config(
     return config | dict(overrides or {})
 
 
-def _shipped_java_options() -> str:
-    shipped = YAML(typ="safe").load(flink_home() / "conf" / "config.yaml")
+def _shipped_java_options(home: Path) -> str:
+    shipped = YAML(typ="safe").load(home / "conf" / "config.yaml")
     options: str = shipped["env"]["java"]["opts"]["all"]
     return options
+
+
+def foreign_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment less what would show another Python the modules of this one.
+
+    Examples
+    --------
+    >>> foreign_environment({"PATH": "/bin", "PYTHONPATH": "/src", "VIRTUAL_ENV": "/src/.venv"})
+    {'PATH': '/bin'}
+    """
+    return {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith(("PYTHON", "PYFLINK_", "FLINK_")) and key != "VIRTUAL_ENV"
+    }
 
 
 class FlinkClient:
@@ -256,15 +298,27 @@ class FlinkClient:
         Address of its REST API, which is also that of its web UI.
     region
         AWS region that a job's script is told.
+    python
+        What Flink runs in; None: this environment, in the project's directory.
     """
 
-    def __init__(self, run_dir: Path, rest_url: str, region: str):
+    def __init__(
+        self,
+        run_dir: Path,
+        rest_url: str,
+        region: str,
+        python: PythonEnvironment | None = None,
+    ):
         self.run_dir = run_dir.absolute()
         self.logs_dir = self.run_dir / "logs"
         self.rest_url = rest_url
-        self._home = flink_home()
+        self._home = flink_home() if python is None else python.home
+        self._cwd = PROJECT_ROOT if python is None else python.cwd
         self._conf_dir = self.run_dir / "conf"
-        self._env = local_environment(region) | {
+        inherited = local_environment(region)
+        if python is not None:
+            inherited = foreign_environment(inherited)
+        self._env = inherited | {
             "FLINK_CONF_DIR": str(self._conf_dir),
             "FLINK_LOG_DIR": str(self.logs_dir),
             "FLINK_IDENT_STRING": "local",  # in the name of the client's log
@@ -466,7 +520,7 @@ class FlinkClient:
         log_path.unlink(missing_ok=True)
         argv = ["bash", str(self._home / "bin" / "flink"), *arguments]
         # A child like the parts, for the client starts processes of its own too.
-        with Child(name, argv, log_path=log_path, env=self._env) as client:
+        with Child(name, argv, log_path=log_path, env=self._env, cwd=self._cwd) as client:
             try:
                 status = client.wait(timeout_s)
                 how = f"ended with status {status}"
@@ -496,6 +550,8 @@ class FlinkCluster(FlinkClient):
     heartbeat_timeout_s
         After how many seconds a silent TaskManager counts as lost. One that was killed is
         noticed in about half of it.
+    python
+        What Flink runs in; None: this environment.
     overrides
         Flink configuration by flat key, over that of `cluster_config`.
 
@@ -527,10 +583,11 @@ class FlinkCluster(FlinkClient):
         slots: int = 4,
         region: str = "us-east-1",
         heartbeat_timeout_s: float = 20.0,
+        python: PythonEnvironment | None = None,
         overrides: Mapping[str, str | int | float | bool] | None = None,
     ):
         rest_port = free_port(WEB_UI_PORT)
-        super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region)
+        super().__init__(run_dir, f"http://{_HOST}:{rest_port}", region, python)
         for path in (self.run_dir, self._home):
             if re.search(r"\s", str(path)):
                 raise OSError(f"Flink's scripts cannot work below a path with blanks: {path}")
@@ -541,6 +598,7 @@ class FlinkCluster(FlinkClient):
             rpc_port=free_port(6123),
             slots=slots,
             heartbeat_timeout_s=heartbeat_timeout_s,
+            python=python,
             overrides=overrides,
         )
         self.job_manager = self._part("jobmanager", ["jobmanager.sh", "start-foreground"])
@@ -554,7 +612,7 @@ class FlinkCluster(FlinkClient):
             ["bash", str(self._home / "bin" / script[0]), *script[1:]],
             log_path=self.logs_dir / f"{name}.log",
             env=self._env,
-            cwd=PROJECT_ROOT,
+            cwd=self._cwd,
         )
 
     def _task_manager(self, name: str) -> Child:
@@ -628,11 +686,29 @@ _NOISE = re.compile(
 def readable(output: str) -> str:
     r"""Return a client's output less Java's stack frames and banners.
 
+    What the entry script says of a failed start on one line, it says on several.
+
     Examples
     --------
     >>> readable("no property aws.region\n\n-----\nCaused by: java.io.IOException: no\n\tat a.B(C)")
     'no property aws.region\n-----\nCaused by: java.io.IOException: no'
+    >>> print(readable(f'{START_FAILED} {{"error": "1 problem in p.json", "problems": ["a.b"]}}'))
+    APPLICATION START FAILED: 1 problem in p.json
+      - a.b
     """
-    lines = (line.rstrip() for line in output.splitlines())
+    lines = (line.rstrip() for line in _START_FAILURE.sub(_in_lines, output).splitlines())
     kept = [line for line in lines if line and not _NOISE.match(line) and not is_stack_frame(line)]
     return "\n".join(kept)
+
+
+_START_FAILURE = re.compile(rf"^.*{START_FAILED} (\{{.*\}})$", re.MULTILINE)
+
+
+def _in_lines(record: re.Match[str]) -> str:
+    try:
+        failure = json.loads(record[1])
+    except ValueError:
+        return record[0]
+    problems = [f"  - {problem}" for problem in failure.get("problems", ())]
+    said = [f"{START_FAILED}: {failure['error']}", *problems, failure.get("traceback", "")]
+    return "\n".join(said)

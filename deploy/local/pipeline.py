@@ -54,6 +54,10 @@ class Pipeline:
         As of `Sender`.
     entry
         The script that builds the jobs.
+    jarfile
+        The connectors' jar.
+    pyfiles
+        What script and workers import; None: a zip of this project's packages.
     parallelism
         Of every job; None: the cluster's default.
     overrides
@@ -83,6 +87,8 @@ class Pipeline:
         limit: int | None = None,
         duration_s: float | None = None,
         entry: Path = jobs.ENTRY,
+        jarfile: Path = jobs.JAR,
+        pyfiles: Path | None = None,
         parallelism: int | None = None,
         overrides: Mapping[str, Mapping[str, str]] | None = None,
         scored_shards: int = 1,
@@ -92,6 +98,8 @@ class Pipeline:
         self.job_names = job_names
         self._console = console
         self._entry = entry
+        self._jarfile = jarfile
+        self._pyfiles = pyfiles
         self._parallelism = parallelism
         self._overrides = overrides
         self._scored_shards = scored_shards
@@ -134,8 +142,8 @@ class Pipeline:
             self.job_ids[job] = self.stack.cluster.submit(
                 entry=self._entry,
                 properties=self.stack.properties_for(job, self._overrides),
-                jarfile=jobs.JAR,
-                pyfiles=jobs.write_pyfiles(),
+                jarfile=self._jarfile,
+                pyfiles=self._pyfiles or jobs.write_pyfiles(),
                 savepoint=savepoint,
                 parallelism=parallelism,
             )

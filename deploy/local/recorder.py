@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -240,18 +241,21 @@ class Recorder:
         for point in points:
             windows.add_point(point)
         has_truth = bool(ledger.fates)
-        words, contradictions = [*problems], list[str]()
+        words = [*problems]
         if len(ledger.acknowledged) != sent:
             words.append(f"{sent} were sent, yet got {len(ledger.acknowledged)} source_ids")
         words += ledger.sending_problems()
+        of_job: dict[str, list[str]] = {}
+        contradictions: dict[str, list[str]] = {}
         if self._is_scoring:
-            words += ledger.scoring_problems()
-            contradictions += ledger.truth_problems() if has_truth else []
+            of_job["review_scoring"] = ledger.scoring_problems()
+            contradictions["review_scoring"] = ledger.truth_problems() if has_truth else []
         if self._has_windows:
-            words += windows.problems()
-            contradictions += windows.truth_problems(late) if has_truth else []
+            of_job["review_metrics"] = windows.problems()
+            contradictions["review_metrics"] = windows.truth_problems(late) if has_truth else []
         if self._has_anomalies:
-            words += anomalies.problems(ledger.scored)
+            of_job["rating_anomalies"] = anomalies.problems(ledger.scored)
+        against_truth = [*chain.from_iterable(contradictions.values())]
         return Summary(
             sent=len(ledger.sent),
             scoring=ledger.figures() if self._is_scoring else None,
@@ -262,9 +266,15 @@ class Recorder:
             dead_letters=ledger.dead_letters(),
             repeats=ledger.repeats + windows.repeats + anomalies.repeats,
             seconds=seconds,
-            truth_matches=not contradictions if has_truth else None,
-            problems=(*words, *contradictions),
+            truth_matches=not against_truth if has_truth else None,
+            problems=(*words, *chain.from_iterable(of_job.values()), *against_truth),
             refused=refused,
+            faulty_jobs=frozenset(
+                job
+                for found in (of_job, contradictions)
+                for job, problems_found in found.items()
+                if problems_found
+            ),
         )
 
 

@@ -25,7 +25,13 @@ from typing import Any, TextIO
 import psutil
 from botocore.config import Config
 
-from deploy.local.cluster import STOP_TIMEOUT_S, WEB_UI_PORT, FlinkClient, FlinkCluster
+from deploy.local.cluster import (
+    STOP_TIMEOUT_S,
+    WEB_UI_PORT,
+    FlinkClient,
+    FlinkCluster,
+    PythonEnvironment,
+)
 from deploy.local.emulator import (
     CLIENT_CONFIG,
     PROJECT_ROOT,
@@ -101,6 +107,8 @@ class StackOptions:
         After how many seconds a silent TaskManager counts as lost.
     flink_overrides
         Flink configuration by flat key, over the cluster's own.
+    flink_python
+        What Flink runs in; None: this environment.
     endpoint_arguments
         Further arguments of the endpoint server.
     """
@@ -113,6 +121,7 @@ class StackOptions:
     slots: int = 4
     heartbeat_timeout_s: float = 20.0
     flink_overrides: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    flink_python: PythonEnvironment | None = None
     endpoint_arguments: tuple[str, ...] = ()
 
 
@@ -291,6 +300,7 @@ class Stack:
             slots=options.slots,
             region=region,
             heartbeat_timeout_s=options.heartbeat_timeout_s,
+            python=options.flink_python,
             overrides=options.flink_overrides,
         )
         self.info = StackInfo(

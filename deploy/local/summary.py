@@ -34,6 +34,8 @@ class Summary:
         Everything that does not add up, in words.
     refused
         Records that were not sent because no Kinesis stream can take them.
+    faulty_jobs
+        Those whose output is among the problems.
     """
 
     sent: int
@@ -46,6 +48,7 @@ class Summary:
     truth_matches: bool | None
     problems: tuple[str, ...]
     refused: int = 0
+    faulty_jobs: frozenset[str] = frozenset()
 
     @property
     def reconciled(self) -> bool:

@@ -157,7 +157,7 @@ def test_a_wrong_configuration_is_named_in_full_before_anything_starts(stack: St
             pyfiles=jobs.write_pyfiles(),
         )
     message = str(raised.value)
-    assert f"Configuration error: 3 problems in {properties}" in message
+    assert message.count(f"APPLICATION START FAILED: 3 problems in {properties}") == 1
     assert "reviews.max_body_bytes = 'many': input should be a valid integer" in message
     assert "reviews.strem is unknown; did you mean 'stream'?" in message
     assert "aws.region = ''" in message

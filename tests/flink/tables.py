@@ -1,5 +1,6 @@
 """What the tests of the transforms share: files as tables, and the plans of the jobs."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import pyflink
 from pyflink.util.java_utils import add_jars_to_context_class_loader
 
 from deploy.local.stack import read_properties, write_properties
-from deploy.main import JOBS
 from flink_jobs import streams
 from flink_jobs.config import load_config
 from flink_jobs.environment import create_environment
@@ -44,5 +44,6 @@ def optimised_plan(job: str, tmp_path: Path) -> str:
     # Before the environment is made: it keeps the class loader that it finds.
     flink_python = Path(pyflink.__file__).parent.glob("opt/flink-python-*.jar")
     add_jars_to_context_class_loader([path.absolute().as_uri() for path in (JAR, *flink_python)])
-    plan = JOBS[job](create_environment(config), config).explain()
+    build = importlib.import_module(f"flink_jobs.{job}").build
+    plan = build(create_environment(config), config).explain()
     return str(plan).split("== Optimized Execution Plan ==")[1]

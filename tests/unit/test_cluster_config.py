@@ -14,6 +14,7 @@ from deploy.local.cluster import (
     MEASURES_AGE_S,
     FlinkClient,
     FlinkCluster,
+    PythonEnvironment,
     cluster_config,
     flink_home,
     readable,
@@ -30,6 +31,7 @@ from deploy.local.stack import (
     stop_detached,
     write_properties,
 )
+from deploy.main import START_FAILED
 
 CONFIG = cluster_config(
     Path("/run"), rest_port=8082, rpc_port=6124, slots=4, heartbeat_timeout_s=20
@@ -191,6 +193,36 @@ def test_no_aws_setting_of_the_user_reaches_a_part(monkeypatch: pytest.MonkeyPat
     assert environment["AWS_ACCESS_KEY_ID"] == "local"
     assert environment["AWS_REGION"] == environment["AWS_DEFAULT_REGION"] == "eu-west-1"
     assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_another_python_finds_nothing_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PYTHONPATH", "VIRTUAL_ENV", "PYFLINK_CLIENT_EXECUTABLE", "FLINK_HOME"):
+        monkeypatch.setenv(name, "/this/one")
+    python = PythonEnvironment(Path("/other/bin/python"), flink_home(), tmp_path)
+    cluster = FlinkCluster(tmp_path / "run", python=python)
+    executables = {key: cluster._config[key] for key in cluster._config if "executable" in key}
+    assert executables == {
+        "python.executable": "/other/bin/python",
+        "python.client.executable": "/other/bin/python",
+    }
+    assert "/this/one" not in cluster._env.values()
+    assert cluster._env["AWS_REGION"] == "us-east-1"
+    assert cluster.job_manager._cwd == tmp_path
+
+
+def test_a_failed_start_is_told_in_lines() -> None:
+    record = {"error": "ValueError: no", "traceback": "Traceback\n  File x\nValueError: no\n"}
+    output = f"INFO x\n2026 CRITICAL {START_FAILED} {json.dumps(record)}\n\tat a.B(C)\n"
+    assert readable(output).splitlines() == [
+        "INFO x",
+        "APPLICATION START FAILED: ValueError: no",
+        "Traceback",
+        "  File x",
+        "ValueError: no",
+    ]
+    assert readable(f"{START_FAILED} {{cut off}}") == f"{START_FAILED} {{cut off}}"
 
 
 def test_a_failed_client_is_readable() -> None:

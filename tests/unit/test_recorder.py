@@ -202,25 +202,44 @@ def test_what_a_job_that_does_not_run_would_write_is_not_waited_for(
 
 
 @pytest.mark.parametrize(
-    ("letter", "expected"),
+    ("letter", "expected", "job"),
     [
-        (of(9, stage="late", reason="late"), "1 are late, yet not scored"),
-        (of(0, stage="late", reason="late"), "1 are late, yet were generated on time"),
-        (of(0, stage="parse", reason="not_json"), "both scored and dead-lettered"),
+        (of(9, stage="late", reason="late"), "1 are late, yet not scored", "review_metrics"),
+        (
+            of(0, stage="late", reason="late"),
+            "1 are late, yet were generated on time",
+            "review_metrics",
+        ),
+        (
+            of(0, stage="parse", reason="not_json"),
+            "both scored and dead-lettered",
+            "review_scoring",
+        ),
         (
             of(0, stage="parse", reason="not_json") | {"source_stream": "scored-reviews"},
             "of another stream, yet dead-lettered as no review",
+            "review_scoring",
         ),
     ],
 )
-def test_a_dead_letter_that_should_not_be_is_a_problem(
-    tmp_path: Path, letter: dict[str, Any], expected: str
+def test_a_dead_letter_that_should_not_be_is_a_problem_of_its_job(
+    tmp_path: Path, letter: dict[str, Any], expected: str, job: str
 ) -> None:
     recorder = Recorder(JOBS, "reviews")
     fill(recorder)
     recorder.dead_letter(arrived(letter))
-    problems = summary(recorder, tmp_path).problems
-    assert any(expected in problem for problem in problems), problems
+    found = summary(recorder, tmp_path)
+    assert any(expected in problem for problem in found.problems), found.problems
+    assert job in found.faulty_jobs
+    assert "rating_anomalies" not in found.faulty_jobs
+
+
+def test_an_event_without_its_alert_is_a_problem_of_one_job_alone(tmp_path: Path) -> None:
+    recorder = Recorder(JOBS, "reviews")
+    fill(recorder)
+    assert summary(recorder, tmp_path).faulty_jobs == frozenset()
+    recorder._anomalies.alerts.clear()
+    assert summary(recorder, tmp_path).faulty_jobs == {"rating_anomalies"}
 
 
 def test_what_could_not_be_published_needs_no_point_and_no_alert(tmp_path: Path) -> None:

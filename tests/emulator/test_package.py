@@ -1,0 +1,94 @@
+"""The zip as `make package` builds it, and what is said when a library is missing from it."""
+
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+from rich.console import Console
+
+from deploy import package
+from deploy.libraries import locked_libraries
+from deploy.verify_package import VerifyError, verify
+
+Without = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> package.Package:
+    return package.build(tmp_path_factory.mktemp("package") / "application.zip")
+
+
+@pytest.fixture
+def without(built: package.Package, tmp_path: Path) -> Iterator[Without]:
+    """A function that copies the zip without one import package."""
+
+    def copy(name: str) -> Path:
+        path = tmp_path / "broken.zip"
+        removed = 0
+        with zipfile.ZipFile(built.path) as whole, zipfile.ZipFile(path, "w") as broken:
+            for entry in whole.infolist():
+                if entry.filename.startswith(f"python/{name}/"):
+                    removed += 1
+                else:
+                    broken.writestr(entry, whole.read(entry))
+        assert removed
+        return path
+
+    return copy
+
+
+def test_everything_is_in_it_and_nothing_that_the_service_has(built: package.Package) -> None:
+    with zipfile.ZipFile(built.path) as archive:
+        names = archive.namelist()
+        licences = archive.read("LICENSES").decode()
+    assert set(package.RUN_OPTIONS.values()) - {"python/"} <= set(names)
+    assert [name for name in names if name.endswith(".jar")] == ["lib/flink-aws-connectors.jar"]
+    for source in (*Path("flink_jobs").rglob("*.py"), *Path("udfs").rglob("*.py")):
+        assert f"python/{source}" in names
+    infos = {name.split("/")[1] for name in names if ".dist-info/" in name}
+    libraries = locked_libraries(Path("pyproject.toml"), Path("requirements.lock"))
+    assert {
+        canonicalize_name(info.removesuffix(".dist-info").rpartition("-")[0]) for info in infos
+    } == set(libraries.shipped)
+    assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+    assert not {"numpy", "pandas", "pyarrow", "pyflink", "apache_beam", "google", "moto"} & {
+        name.split("/")[1] for name in names if name.startswith("python/")
+    }
+    for name, version in libraries.shipped.items():
+        assert f"  {name} {version} " in licences
+    for artifact in ("amazon-kinesis-client", "software.amazon.awssdk:firehose"):
+        assert artifact in licences
+
+
+def test_its_figures_are_those_of_the_file(built: package.Package) -> None:
+    assert built.zip_bytes == built.path.stat().st_size < package.MAX_BYTES
+    assert built.sha256 == package.sha256(built.path)
+    with zipfile.ZipFile(built.path) as archive:
+        assert built.entries == len(archive.namelist())
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    # scipy, river and the others are compiled for the service, whatever this machine is.
+    assert built.glibc == "2.28"
+
+
+def test_a_zip_that_is_too_large_is_refused(
+    built: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "MAX_BYTES", built.zip_bytes - 1)
+    with pytest.raises(package.PackageError, match=r"the service takes 1\d\d; .*lib/flink-aws"):
+        package.check_size(built)
+    monkeypatch.setattr(package, "MAX_BYTES", built.zip_bytes)
+    package.check_size(built)
+
+
+def test_a_missing_library_is_named_before_anything_starts(
+    without: Without, tmp_path: Path
+) -> None:
+    with pytest.raises(VerifyError, match=r"^missing from the zip: pydantic \(import pydantic\)$"):
+        verify(without("pydantic"), tmp_path / "work", Console(quiet=True))
+
+
+def test_a_missing_library_is_named_by_what_runs(without: Without, tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match=r"^missing from the zip: datasketches \(import data"):
+        verify(without("datasketches"), tmp_path / "work", Console(quiet=True), imports=False)
