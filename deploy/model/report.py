@@ -51,9 +51,9 @@ def confusion_text(counts: Sequence[Sequence[int]]) -> str:
     """Lay a confusion matrix out as a table in plain text.
 
     >>> print(confusion_text([[9, 1, 0, 0, 0]] + [[0] * 5] * 4).splitlines()[1])
-    true 1        9       1       0       0       0
+    true 1          9       1       0       0       0
     """
-    head = "predicted" + "".join(f"{rating:>8}" for rating in RATINGS)
+    head = f"{'predicted':<9}" + "".join(f"{rating:>8}" for rating in RATINGS)
     rows = [
         f"true {rating:<4}" + "".join(f"{count:>8}" for count in row)
         for rating, row in zip(RATINGS, counts, strict=True)
