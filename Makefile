@@ -89,5 +89,5 @@ $(JAR): deploy/pom.xml
 	@mvn --quiet --batch-mode --file deploy/pom.xml package >build/maven.log 2>&1 || \
 		{ tail -n 20 build/maven.log >&2; echo "Maven failed: see build/maven.log" >&2; exit 1; }
 
-$(MODEL): deploy/model/train.py deploy/model/inference.py deploy/local/generator.py deploy/local/texts.py build/.setup
+$(MODEL): deploy/model/train.py deploy/model/report.py deploy/model/inference.py deploy/local/generator.py deploy/local/texts.py build/.setup
 	@$(BIN)/python -m deploy.model.train --output build/model

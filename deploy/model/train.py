@@ -1,17 +1,14 @@
-"""Train the two variants of the rating model and write them where the endpoint finds them.
+"""Train the variants of the rating model and write them where the endpoint finds them.
 
-`python -m deploy.model.train --output build/model` learns from generated reviews,
-`--data FILE.tsv` from real ones.
+`python -m deploy.model.train` learns from generated reviews, `python -m deploy.model.train FILE`
+from real ones. What the variants are worth: docs/model.md.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -24,24 +21,109 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 from sklearn.model_selection import train_test_split
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
-from deploy.model.inference import MODEL_FILE
+from deploy.model.data import COARSE_BOUNDS, Reviews, TrainingDataError, read_coarse, read_reviews
+from deploy.model.inference import MODEL_FILE, rating_probabilities
+from deploy.model.ordinal import Censored, fit_ordinal
+from deploy.model.report import (
+    confusion,
+    confusion_text,
+    draw_confusion,
+    figures,
+    write_atomically,
+)
 
 METRICS_FILE = "metrics.json"
+CONFUSION_TEXT_FILE = "confusion.txt"
+CONFUSION_PICTURE_FILE = "confusion.png"
 
-_RATINGS = frozenset("12345")
+ORDINAL = "tfidf-ordinal"
+VARIANTS = ("tfidf-logistic", "hashing-bayes")
+"""Those of generated reviews."""
+ALL_VARIANTS = (ORDINAL, *VARIANTS)
+
 _HELD_OUT_SHARE = 0.2
 # Fewer, and the held-out part would not have every rating.
 _MIN_REVIEWS_PER_RATING = 5
+_GENERATED_ROWS = 6000
 
 
-class TrainingDataError(ValueError):
-    """The data cannot train a model; the message says why in one line."""
+def train(
+    texts: Sequence[str],
+    ratings: Sequence[int],
+    *,
+    variant: str,
+    coarse: Reviews | None = None,
+) -> Pipeline:
+    """Fit one variant.
+
+    Parameters
+    ----------
+    texts
+        Review bodies, length n.
+    ratings
+        Star ratings in 1..5, length n, at least two different ones.
+    variant
+        `tfidf-ordinal`: words and pairs of words that occur in three reviews or more, a logistic
+        regression that knows the ratings' order. `tfidf-logistic`: those in two reviews or more,
+        plain logistic regression. `hashing-bayes`: hashed words, naive Bayes; no vocabulary, twice
+        as fast.
+    coarse
+        Further reviews, whose ratings are 1 for 1 or 2, 3, and 5 for 4 or 5. Only `tfidf-ordinal`
+        learns from them; the others pass them over.
+
+    Returns
+    -------
+    Pipeline
+        Texts in, ratings out. It holds scikit-learn's own classes only, so that it unpickles
+        wherever that is installed. The same input gives the same model.
+
+    Raises
+    ------
+    ValueError
+        No such variant, or data that scikit-learn cannot learn from.
+
+    Examples
+    --------
+    >>> model = train(["so good", "so bad"] * 5, [5, 1] * 5, variant="tfidf-logistic")
+    >>> model.predict(["good", "bad"]).tolist()
+    [5, 1]
+    """
+    # The matrices are small: on a busy machine threads cost many times what they gain.
+    with threadpool_limits(1):
+        if variant == ORDINAL:
+            return _tfidf_ordinal(texts, ratings, coarse or Reviews([], []))
+        if variant in _LIBRARY_VARIANTS:
+            return _LIBRARY_VARIANTS[variant]().fit(texts, ratings)
+    raise ValueError(f"no variant {variant!r}, there are {', '.join(ALL_VARIANTS)}")
+
+
+def _tfidf_ordinal(texts: Sequence[str], ratings: Sequence[int], coarse: Reviews) -> Pipeline:
+    all_texts = [*texts, *coarse.texts]
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, 2),
+        # Words of one letter, with their apostrophes, and what is shouted or asked.
+        token_pattern=r"\b\w[\w']*|[!?]",
+        min_df=min(3, len(all_texts)),
+        sublinear_tf=True,
+        dtype=np.float32,
+    )
+    features = vectorizer.fit_transform(all_texts)
+    bounds = [(rating, rating) for rating in ratings]
+    bounds += [COARSE_BOUNDS[rating] for rating in coarse.ratings]
+    lowest, highest = np.array(bounds).T
+    source = np.repeat([0, 1], [len(texts), len(coarse.texts)])
+    model = fit_ordinal(
+        features,
+        Censored(lowest, highest, source),
+        penalty=0.08,
+        degree_scales=(1.0, 0.7, 0.5, 0.5),
+    )
+    return make_pipeline(vectorizer, model)
 
 
 def _tfidf_logistic() -> Pipeline:
@@ -61,49 +143,10 @@ def _hashing_bayes() -> Pipeline:
     )
 
 
-_VARIANTS: dict[str, Callable[[], Pipeline]] = {
+_LIBRARY_VARIANTS: dict[str, Callable[[], Pipeline]] = {
     "tfidf-logistic": _tfidf_logistic,
     "hashing-bayes": _hashing_bayes,
 }
-VARIANTS = tuple(_VARIANTS)
-
-
-def train(texts: Sequence[str], ratings: Sequence[int], *, variant: str) -> Pipeline:
-    """Fit one variant.
-
-    Parameters
-    ----------
-    texts
-        Review bodies, length n.
-    ratings
-        Star ratings in 1..5, length n, at least two different ones.
-    variant
-        `tfidf-logistic`: words and pairs of words that occur in two reviews or more, logistic
-        regression. `hashing-bayes`: hashed words, naive Bayes; no vocabulary, twice as fast.
-
-    Returns
-    -------
-    Pipeline
-        Texts in, ratings out. It holds scikit-learn's own classes only, so that it unpickles
-        wherever that is installed. The same input gives the same model.
-
-    Raises
-    ------
-    ValueError
-        No such variant, or data that scikit-learn cannot learn from.
-
-    Examples
-    --------
-    >>> model = train(["so good", "so bad"] * 5, [5, 1] * 5, variant="tfidf-logistic")
-    >>> model.predict(["good", "bad"]).tolist()
-    [5, 1]
-    """
-    if variant not in _VARIANTS:
-        raise ValueError(f"no variant {variant!r}, there are {', '.join(VARIANTS)}")
-    pipeline = _VARIANTS[variant]()
-    # The matrices are small: on a busy machine threads cost many times what they gain.
-    with threadpool_limits(1):
-        return pipeline.fit(texts, ratings)
 
 
 def evaluate(model: Any, texts: Sequence[str], ratings: Sequence[int]) -> dict[str, float]:
@@ -112,79 +155,10 @@ def evaluate(model: Any, texts: Sequence[str], ratings: Sequence[int]) -> dict[s
     Returns
     -------
     dict
-        `accuracy` and `macro_f1` in 0..1, `mean_absolute_error` in stars.
+        `accuracy` and `macro_f1` of the mode in 0..1, `mean_absolute_error` of the median in
+        stars.
     """
-    predicted = model.predict(texts)
-    return {
-        "accuracy": float(accuracy_score(ratings, predicted)),
-        "macro_f1": float(f1_score(ratings, predicted, average="macro")),
-        "mean_absolute_error": float(mean_absolute_error(ratings, predicted)),
-    }
-
-
-def read_reviews(path: Path, *, max_rows: int) -> tuple[list[str], list[int]]:
-    """Read texts and ratings from a file of reviews.
-
-    Parameters
-    ----------
-    path
-        Tab-separated, UTF-8, plain or .gz, no quoting, its first line naming the columns; those
-        named `star_rating` and `review_body` are read, so the Amazon Customer Reviews files fit as
-        well as files of four columns. A row that is no rated review is passed over.
-    max_rows
-        Stop after so many reviews.
-
-    Returns
-    -------
-    tuple of list
-        Texts, and ratings in 1..5, of the same length.
-
-    Raises
-    ------
-    TrainingDataError
-        The file cannot be read, has not these columns, or holds no review.
-    """
-    texts: list[str] = []
-    ratings: list[int] = []
-    try:
-        for text, rating in _rows(path):
-            texts.append(text)
-            ratings.append(rating)
-            if len(texts) == max_rows:
-                break
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TrainingDataError(f"{path}: cannot be read: {reason}") from error
-    if not texts:
-        raise TrainingDataError(f"{path}: no row holds a star_rating in 1..5 and a review_body")
-    return texts, ratings
-
-
-def _rows(path: Path) -> Iterator[tuple[str, int]]:
-    opened = gzip.open if path.suffix == ".gz" else open
-    # newline: only a line feed ends a row, a carriage return may stand inside one.
-    with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as lines:
-        columns = _fields(lines.readline())
-        try:
-            rating_column = columns.index("star_rating")
-            body_column = columns.index("review_body")
-        except ValueError as error:
-            raise TrainingDataError(
-                f"{path}: the first line must name the columns star_rating and review_body,"
-                " separated by tabs"
-            ) from error
-        for line in lines:
-            row = _fields(line)
-            if (
-                len(row) == len(columns)
-                and row[rating_column] in _RATINGS
-                and row[body_column].strip()
-            ):
-                yield row[body_column], int(row[rating_column])
-
-
-def _fields(line: str) -> list[str]:
-    return line.rstrip("\r\n").split("\t")
+    return figures(rating_probabilities(model, texts), ratings)
 
 
 def train_and_save(
@@ -193,12 +167,15 @@ def train_and_save(
     output: Path,
     *,
     seed: int,
+    variants: Sequence[str] = VARIANTS,
+    coarse: Reviews | None = None,
     report: Callable[[str], None] = lambda message: None,
 ) -> dict[str, dict[str, float]]:
-    """Train every variant on four fifths of the reviews, judge it by the rest, write it.
+    """Train variants on four fifths of the reviews, judge them by the rest, write them.
 
-    Writes `output/VARIANT/model.joblib` and `output/metrics.json`, each of them whole or not at
-    all: a reader sees the old file until the new one is complete.
+    Writes for each variant `model.joblib`, `confusion.txt` and `confusion.png` into
+    `output/VARIANT`, then `output/metrics.json`, each of them whole or not at all: a reader sees
+    the old file until the new one is complete.
 
     Parameters
     ----------
@@ -210,6 +187,10 @@ def train_and_save(
         Directory; made where it is missing.
     seed
         Decides which reviews are held out.
+    variants
+        Of `ALL_VARIANTS`.
+    coarse
+        As `train` has them; none is held out.
     report
         Called with one line before each variant.
 
@@ -226,83 +207,115 @@ def train_and_save(
     OSError
         The files cannot be written.
     """
-    counts = Counter(ratings)
-    if len(counts) < 2:
-        raise TrainingDataError("the reviews need at least two different ratings")
-    rating, fewest = min(counts.items(), key=lambda item: item[1])
-    if fewest < _MIN_REVIEWS_PER_RATING:
-        raise TrainingDataError(
-            f"only {fewest} of the reviews have {rating} stars,"
-            f" at least {_MIN_REVIEWS_PER_RATING} are needed"
-        )
+    check_ratings(ratings)
     train_texts, test_texts, train_ratings, test_ratings = train_test_split(
         texts, ratings, test_size=_HELD_OUT_SHARE, stratify=ratings, random_state=seed
     )
     models: dict[str, Pipeline] = {}
     metrics: dict[str, dict[str, float]] = {}
-    for variant in VARIANTS:
-        report(f"Training {variant} on {len(train_texts):,} reviews")
+    confusions: dict[str, list[list[int]]] = {}
+    coarse_rows = len(coarse.texts) if coarse else 0
+    for variant in variants:
+        also = f" and {coarse_rows:,} coarse ones" if coarse_rows and variant == ORDINAL else ""
+        report(f"Training {variant} on {len(train_texts):,} reviews{also}")
         try:
-            models[variant] = train(train_texts, train_ratings, variant=variant)
+            model = train(train_texts, train_ratings, variant=variant, coarse=coarse)
         except ValueError as error:  # such as an empty vocabulary
             raise TrainingDataError(f"{variant}: {error}") from error
-        metrics[variant] = evaluate(models[variant], test_texts, test_ratings)
+        probabilities = rating_probabilities(model, test_texts)
+        models[variant] = model
+        metrics[variant] = figures(probabilities, test_ratings)
+        confusions[variant] = confusion(probabilities, test_ratings)
     for variant, model in models.items():
-        write_atomically(output / variant / MODEL_FILE, partial(joblib.dump, model))
+        directory, counts = output / variant, confusions[variant]
+        text = confusion_text(counts).encode()
+        draw = partial(draw_confusion, counts, f"{variant}, held-out reviews")
+        write_atomically(directory / CONFUSION_TEXT_FILE, partial(_write, text))
+        write_atomically(directory / CONFUSION_PICTURE_FILE, draw)
+        write_atomically(directory / MODEL_FILE, partial(joblib.dump, model))
     summary = {
         "sklearn_version": sklearn.__version__,
         "seed": seed,
         "training_rows": len(train_texts),
+        "coarse_rows": coarse_rows,
         "held_out_rows": len(test_texts),
         "variants": metrics,
+        "confusion": confusions,
     }
     encoded = json.dumps(summary, indent=2).encode() + b"\n"
-    write_atomically(output / METRICS_FILE, lambda file: file.write(encoded))
+    write_atomically(output / METRICS_FILE, partial(_write, encoded))
     return metrics
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside `path`, then put it in its place.
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
-    When `write` or the disk fails, `path` stays as it was and nothing is left beside it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+def check_ratings(ratings: Sequence[int], *, least: int = _MIN_REVIEWS_PER_RATING) -> None:
+    """Raise `TrainingDataError` unless there are two ratings, each of `least` reviews or more."""
+    counts = Counter(ratings)
+    if len(counts) < 2:
+        raise TrainingDataError("the reviews need at least two different ratings")
+    rating, fewest = min(counts.items(), key=lambda item: item[1])
+    if fewest < least:
+        raise TrainingDataError(
+            f"only {fewest} of the reviews have {rating} stars, at least {least} are needed"
+        )
 
 
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(
+    epilog="Examples: python -m deploy.model.train reviews.tsv.gz --output build/real,"
+    " python -m deploy.model.train stars.tsv --coarse sentiment.tsv"
+)
 def main(
-    output: Annotated[Path, typer.Option(help="Directory for the models.")] = Path("build/model"),
     data: Annotated[
         Path | None,
-        typer.Option(help="Reviews to learn from, .tsv or .tsv.gz; generated ones by default."),
+        typer.Argument(
+            metavar="[FILE]",
+            help="Rated reviews, as make run REVIEWS= takes them; default: generated ones.",
+        ),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Reviews to generate, or at most to read.")] = (
-        6000
-    ),
+    output: Annotated[Path, typer.Option(help="Directory for the models.")] = Path("build/model"),
+    coarse: Annotated[
+        Path | None,
+        typer.Option(
+            help="More reviews to learn from, with ratings of three values: 1 for 1 or 2, 3,"
+            f" 5 for 4 or 5. Only {ORDINAL} uses them."
+        ),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=f"Reviews to generate (default {_GENERATED_ROWS}), or at most to read."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the generator and of the held-out part.")] = 7,
 ) -> None:
-    """Train both variants of the rating model."""
+    """Train the rating model and judge it by reviews held out.
+
+    Generated reviews train two variants, those of `make run`; a file trains all three.
+    """
     console = Console()
     try:
+        more = read_coarse(coarse) if coarse else None
         if data is None:
             from deploy.local.generator import labelled_texts
 
-            texts, ratings = labelled_texts(rows, seed)
+            texts, ratings = labelled_texts(rows or _GENERATED_ROWS, seed)
         else:
             texts, ratings = read_reviews(data, max_rows=rows)
-        metrics = train_and_save(texts, ratings, output, seed=seed, report=console.print)
+        metrics = train_and_save(
+            texts,
+            ratings,
+            output,
+            seed=seed,
+            variants=VARIANTS if data is None else ALL_VARIANTS,
+            coarse=more,
+            report=console.print,
+        )
     except (TrainingDataError, OSError) as error:
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
@@ -310,8 +323,8 @@ def main(
     table = Table("variant", title=f"On {source} held out")
     for heading in ("accuracy", "macro-F1", "mean absolute error"):
         table.add_column(heading, justify="right")
-    for variant, figures in metrics.items():
-        table.add_row(variant, *(f"{figure:.3f}" for figure in figures.values()))
+    for name, row in metrics.items():
+        table.add_row(name, *(f"{figure:.3f}" for figure in row.values()))
     console.print(table)
 
 

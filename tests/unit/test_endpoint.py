@@ -128,7 +128,9 @@ def test_an_answer_for_each_record_in_order(client):
 def test_a_request_without_accept_is_answered(client):
     request = {"EndpointName": "reviews", "ContentType": JSON_LINES, "Body": lines(["a"])}
     response = client.invoke_endpoint(**request, TargetVariant="four")
-    assert json.loads(response["Body"].read()) == {"predicted_label": 4}
+    # JSON: so the container answers a client that does not say what it wants.
+    assert json.loads(response["Body"].read()) == {"predictions": [{"predicted_label": 4}]}
+    assert response["ContentType"] == "application/json"
 
 
 def test_an_empty_body_has_an_empty_answer(client):
@@ -171,8 +173,8 @@ def test_an_unknown_variant(client):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ({"ContentType": "text/csv"}, 415, "text/csv"),
-        ({"Accept": "text/csv"}, 406, "text/csv"),
+        ({"ContentType": "text/plain"}, 415, "text/plain"),
+        ({"Accept": "text/plain"}, 406, "text/plain"),
         ({"Body": lines(["a"]) + b"\n{"}, 400, "line 2 "),
         ({"TargetVariant": "broken"}, 500, "RuntimeError: out of order"),
     ],
@@ -250,7 +252,7 @@ def test_an_error_is_logged_in_one_line_with_its_inference_id(caplog):
     with serving({"a": Constant(1)}) as address:
         client = client_of(address)
         ask(client, ["x"], InferenceId="fine")
-        error_of(client, InferenceId="call-1", ContentType="text/csv")
+        error_of(client, InferenceId="call-1", ContentType="text/plain")
     logged = [record.getMessage() for record in caplog.records if record.name == "endpoint"]
     assert len(logged) == 1
     assert "ModelError" in logged[0]

@@ -1,7 +1,10 @@
 """The rating model: what the container calls, and the training."""
 
+import csv
 import gzip
+import io
 import json
+import os
 import pickle
 import pickletools
 import random
@@ -11,21 +14,28 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
 from typer.testing import CliRunner
 
 from deploy.model import inference
+from deploy.model.data import Reviews, TrainingDataError, read_coarse, read_reviews
+from deploy.model.evaluate import app as evaluate_app
+from deploy.model.evaluate import cross_validate
+from deploy.model.ordinal import Censored, fit_ordinal
+from deploy.model.report import confusion, confusion_text, figures, write_atomically
 from deploy.model.train import (
+    ALL_VARIANTS,
+    ORDINAL,
     VARIANTS,
-    TrainingDataError,
     app,
     evaluate,
-    read_reviews,
     train,
     train_and_save,
-    write_atomically,
 )
 
 JSON_LINES = "application/jsonlines"
@@ -57,7 +67,7 @@ def labelled_texts(count: int, seed: int) -> tuple[list[str], list[int]]:
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
     output = tmp_path_factory.mktemp("model")
-    train_and_save(*labelled_texts(400, seed=1), output, seed=7)
+    train_and_save(*labelled_texts(400, seed=1), output, seed=7, variants=ALL_VARIANTS)
     return output
 
 
@@ -109,7 +119,7 @@ def test_the_content_type_is_read_as_http_says(content_type):
     assert inference.input_fn('{"features": ["a"]}', content_type) == ["a"]
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/csv", "", "jsonlines"])
+@pytest.mark.parametrize("content_type", ["text/plain", "", "jsonlines"])
 def test_another_content_type_is_refused(content_type):
     with pytest.raises(inference.UnsupportedContentTypeError, match=JSON_LINES) as caught:
         inference.input_fn('{"features": ["a"]}', content_type)
@@ -156,7 +166,7 @@ def test_no_texts_give_no_answers():
     assert inference.output_fn([], JSON_LINES) == ("", JSON_LINES)
 
 
-@pytest.mark.parametrize("accept", [JSON_LINES, "*/*", "application/json", ""])
+@pytest.mark.parametrize("accept", [JSON_LINES, f"{JSON_LINES}; charset=utf-8", "*/*", ""])
 def test_the_answer_is_json_lines(accept):
     body, content_type = inference.output_fn([3, 1], accept)
     assert [json.loads(line) for line in body.splitlines()] == [
@@ -167,9 +177,121 @@ def test_the_answer_is_json_lines(accept):
 
 
 def test_another_answer_type_is_refused():
-    with pytest.raises(inference.NotAcceptableError, match="text/csv") as caught:
-        inference.output_fn([3], "text/csv")
+    with pytest.raises(inference.NotAcceptableError, match="text/plain") as caught:
+        inference.output_fn([3], "text/plain")
     assert caught.value.status == 406
+
+
+def as_csv(texts):
+    body = io.StringIO()
+    csv.writer(body).writerows([text] for text in texts)
+    return body.getvalue()
+
+
+def as_instances(texts):
+    return json.dumps({"instances": [[text] for text in texts]}, ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "write"), [("text/csv", as_csv), ("application/json", as_instances)]
+)
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]))))
+def test_texts_come_out_of_the_other_forms_as_they_went_in(content_type, write, texts):
+    assert inference.input_fn(write(texts).encode(), content_type) == texts
+
+
+def test_csv_may_be_bare_or_quoted_and_long():
+    long = "a" * 300_000
+    body = f'good, no\n{long}\n"two\nlines"\n""\nlast'.replace("good, no", '"good, no"')
+    texts = inference.input_fn(body, "text/csv")
+    assert texts == ["good, no", long, "two\nlines", "", "last"]
+
+
+def test_an_instance_may_name_its_features():
+    body = b'{"instances": [{"features": ["a"]}, ["b"]]}'
+    assert inference.input_fn(body, "application/json; charset=utf-8") == ["a", "b"]
+
+
+@pytest.mark.parametrize("row", ["", "a,b", '"a"b', '"open'])
+def test_a_malformed_row_is_named(row):
+    with pytest.raises(inference.RequestError, match=r"row 3 "):
+        inference.input_fn(f"a\nb\n{row}\n", "text/csv")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "instances"),
+        ("{}", "instances"),
+        ('{"instances": {}}', "instances"),
+        ('{"instances": [["a"], "b"]}', "instance 2 "),
+        ('{"instances": [["a", "b"]]}', "instance 1 "),
+        ('{"instances": [["a"], [1]]}', "instance 2 "),
+    ],
+)
+def test_malformed_instances_are_named(body, message):
+    with pytest.raises(inference.RequestError, match=message) as caught:
+        inference.input_fn(body, "application/json")
+    assert caught.value.status == 400
+
+
+def test_the_other_forms_of_the_answer():
+    assert inference.output_fn([3, 1], "text/csv") == ("3\n1\n", "text/csv")
+    body, content_type = inference.output_fn([3, 1], "application/json")
+    assert json.loads(body) == {"predictions": [{"predicted_label": 3}, {"predicted_label": 1}]}
+    assert content_type == "application/json"
+    assert json.loads(inference.output_fn([], "application/json")[0]) == {"predictions": []}
+
+
+# What a rating is
+
+
+class Distribution:
+    """A model of some ratings with the same probabilities for every text."""
+
+    classes_ = np.array([1, 2, 5])
+
+    def predict(self, texts):
+        return np.full(len(texts), 5)
+
+    def predict_proba(self, texts):
+        return np.tile([0.3, 0.3, 0.4], (len(texts), 1))
+
+
+@pytest.mark.parametrize(("prediction", "label"), [("", 5), ("mode", 5), ("median", 2)])
+def test_a_variable_says_which_rating_is_predicted(monkeypatch, prediction, label):
+    monkeypatch.setenv("PREDICTION", prediction)
+    assert inference.predict_fn(["a", "b"], Distribution()) == [label] * 2
+    assert inference.predict_fn([], Distribution()) == []
+
+
+def test_probabilities_stand_beside_the_mode(monkeypatch):
+    monkeypatch.setenv("PREDICTION", "probabilities")
+    answer = inference.predict_fn(["a", "b"], Distribution())
+    row = {"predicted_label": 5, "probabilities": [0.3, 0.3, 0.0, 0.0, 0.4]}
+    lines = inference.output_fn(answer, JSON_LINES)[0].splitlines()
+    assert [json.loads(line) for line in lines] == [row, row]
+    body = inference.output_fn(answer, "application/json")[0]
+    assert json.loads(body) == {"predictions": [row, row]}
+    assert inference.output_fn(answer, "text/csv")[0] == "5\n5\n"
+    assert inference.output_fn(inference.predict_fn([], Distribution()), JSON_LINES)[0] == ""
+
+
+def test_a_wrong_variable_stops_the_model_from_loading(monkeypatch, model_dir):
+    monkeypatch.setenv("PREDICTION", "mean")
+    with pytest.raises(ValueError, match=r"PREDICTION is 'mean'.*mode, median, prob"):
+        inference.model_fn(str(model_dir / VARIANTS[0]))
+
+
+@given(st.lists(st.integers(0, 9), min_size=5, max_size=5).filter(any))
+def test_the_median_has_half_of_the_probability_on_either_side(weights):
+    probabilities = np.array([weights]) / sum(weights)
+    median = int(inference.medians(probabilities)[0])
+    assert sum(weights[: median - 1]) * 2 <= sum(weights)
+    assert sum(weights[median:]) * 2 <= sum(weights)
+    assert weights[inference.modes(probabilities)[0] - 1] == max(weights)
 
 
 def test_the_handler_works_without_the_project(model_dir, tmp_path):
@@ -187,7 +309,7 @@ for model_dir in sys.argv[2:]:
     labels = inference.predict_fn(texts, inference.model_fn(model_dir))
     print(inference.output_fn(labels, "application/jsonlines")[0], end="")
 """
-    variants = [str(model_dir / variant) for variant in VARIANTS]
+    variants = [str(model_dir / variant) for variant in ALL_VARIANTS]
     result = subprocess.run(
         [sys.executable, "-I", "-c", script, str(tmp_path), *variants],
         capture_output=True,
@@ -196,13 +318,13 @@ for model_dir in sys.argv[2:]:
         check=False,
     )
     assert result.stderr == ""
-    assert result.stdout.splitlines() == ['{"predicted_label": 5}'] * len(VARIANTS)
+    assert result.stdout.splitlines() == ['{"predicted_label": 5}'] * len(ALL_VARIANTS)
 
 
 # The model
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_a_variant_beats_the_majority(variant):
     model = train(*labelled_texts(400, seed=1), variant=variant)
     texts, ratings = labelled_texts(200, seed=2)
@@ -213,7 +335,7 @@ def test_a_variant_beats_the_majority(variant):
     assert figures["mean_absolute_error"] < 0.6
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 @pytest.mark.parametrize(
     "text", ["", " ", "\x00", "\ud800 \udfff", "\U0001f600" * 50, "<br/>", "a" * 200_000]
 )
@@ -225,7 +347,7 @@ def test_a_variant_rates_any_text(model_dir, variant, text):
     assert set(labels) <= {1, 2, 3, 4, 5}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_a_rating_does_not_depend_on_the_rest_of_the_request(model_dir, variant):
     model = inference.model_fn(str(model_dir / variant))
     texts, _ = labelled_texts(64, seed=3)
@@ -233,14 +355,14 @@ def test_a_rating_does_not_depend_on_the_rest_of_the_request(model_dir, variant)
     assert together == [inference.predict_fn([text], model)[0] for text in texts]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_the_same_input_gives_the_same_model(variant):
     data = labelled_texts(100, seed=1)
     first, second = (pickle.dumps(train(*data, variant=variant)) for _ in range(2))
     assert first == second
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_a_model_holds_library_classes_only(model_dir, variant):
     model = inference.model_fn(str(model_dir / variant))
     # In protocol 2 each class is spelt out as "module name".
@@ -256,6 +378,102 @@ def test_a_model_holds_library_classes_only(model_dir, variant):
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="tfidf-logistic"):
         train(["good", "bad"], [5, 1], variant="bert")
+
+
+def test_coarse_ratings_teach_what_the_others_do_not():
+    # The true ratings' texts lack the words that only the coarse ones have.
+    texts, ratings = ["awful", "poor", "okay", "good", "superb"] * 6, [1, 2, 3, 4, 5] * 6
+    coarse = Reviews(["dreadful", "middling", "splendid"] * 20, [1, 3, 5] * 20)
+    model = train(texts, ratings, variant=ORDINAL, coarse=coarse)
+    first, second, third = inference.rating_probabilities(
+        model, ["dreadful", "middling", "splendid"]
+    )
+    assert first[:2].sum() > 0.6
+    assert second[2] > 0.5
+    assert third[3:].sum() > 0.6
+
+
+def test_an_ordinal_fit_is_at_the_minimum():
+    """With all degrees free alike and no coarse rating it is scikit-learn's own regression."""
+    rng = np.random.default_rng(3)
+    features = sparse.csr_matrix(rng.normal(size=(200, 6)))
+    ratings = np.clip(np.round(3 + features.toarray()[:, 0] + rng.normal(size=200)), 1, 5)
+    known = ratings.astype(int)
+    ours = fit_ordinal(
+        features,
+        Censored(known, known, np.zeros(200, dtype=int)),
+        penalty=1.0,
+        degree_scales=(1.0, 1.0, 1.0, 1.0),
+        max_iterations=1000,
+    )
+    theirs = LogisticRegression(C=1.0, max_iter=1000, tol=1e-8).fit(features, known)
+    difference = ours.predict_proba(features) - theirs.predict_proba(features)
+    assert np.abs(difference).max() < 0.01
+
+
+# The measure
+
+
+def test_each_figure_is_of_the_prediction_that_suits_it():
+    probabilities = np.array([[0.3, 0.3, 0, 0, 0.4], [0, 0, 0.2, 0.7, 0.1]])
+    assert figures(probabilities, [5, 4])["accuracy"] == 1
+    assert figures(probabilities, [5, 4])["mean_absolute_error"] == 1.5  # 2 for 5, 4 for 4
+    assert confusion(probabilities, [5, 4])[4] == [0, 0, 0, 0, 1]
+
+
+def test_cross_validation_never_judges_what_it_has_learnt_from(monkeypatch):
+    texts = [f"text{row}" for row in range(40)]
+    ratings = [row % 5 + 1 for row in range(40)]
+    learnt = []
+
+    class Model:
+        classes_ = np.arange(1, 6)
+
+        def __init__(self, known):
+            self.known = set(known)
+
+        def predict_proba(self, texts):
+            assert not self.known & set(texts)
+            return np.full((len(texts), 5), 0.2)
+
+    def fake(texts, ratings, *, variant, coarse):
+        learnt.append(len(texts))
+        return Model(texts)
+
+    monkeypatch.setattr("deploy.model.evaluate.train", fake)
+    result = cross_validate(Reviews(texts, ratings), variant="any", folds=4, repeats=2, seed=1)
+    assert learnt == [30] * 8
+    assert sum(map(sum, result["confusion"])) == 80
+    assert result["mean_absolute_error"] == pytest.approx(1.2)  # 3 for all
+
+
+def test_the_evaluation_command_writes_its_report(tmp_path):
+    data, output = tmp_path / "reviews.tsv", tmp_path / "report.json"
+    data.write_text(four_columns(*labelled_texts(100, seed=1)))
+    arguments = [str(data), "--folds", "2", "--repeats", "1", "--output", str(output)]
+    result = CliRunner().invoke(evaluate_app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(output.read_text())
+    assert list(report["variants"]) == list(ALL_VARIANTS)
+    assert all(row["texts_per_s"] > 0 for row in report["variants"].values())
+
+
+# Real reviews
+
+
+def real_reviews(name):
+    path = Path(os.environ.get("REVIEWS_DIR", "../shared/data")) / name
+    if not path.is_file():
+        pytest.skip(f"no real reviews at {path}; REVIEWS_DIR names their directory")
+    return path
+
+
+def test_real_reviews_are_rated_as_well_as_the_documentation_says():
+    reviews = read_reviews(real_reviews("reviews_amazon_stars.tsv"))
+    coarse = read_coarse(real_reviews("reviews_digital_software.tsv"))
+    result = cross_validate(reviews, variant=ORDINAL, folds=5, repeats=1, seed=1, coarse=coarse)
+    assert result["accuracy"] >= 0.39
+    assert result["mean_absolute_error"] <= 0.93
 
 
 # Files
@@ -297,6 +515,25 @@ def test_a_compressed_file_is_read(tmp_path):
     assert read_reviews(path, max_rows=10) == (["a", "b"], [1, 2])
 
 
+def test_a_file_without_a_header_and_json_lines_are_read(tmp_path):
+    path = tmp_path / "reviews.tsv"
+    path.write_text("R1\tBooks\t5\tgood\nR2\tBooks\t1\tbad\n")
+    assert read_reviews(path) == (["good", "bad"], [5, 1])
+    path = tmp_path / "reviews.jsonl"
+    row = {"review_id": "R1", "product_category": "Books", "review_body": "a\tb", "star_rating": 2}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"review_body": None}) + "\n")
+    assert read_reviews(path) == (["a\tb"], [2])
+
+
+def test_coarse_ratings_are_checked(tmp_path):
+    path = tmp_path / "coarse.tsv"
+    path.write_text(four_columns(["a", "b", "c"], [1, 3, 5]))
+    assert read_coarse(path) == (["a", "b", "c"], [1, 3, 5])
+    path.write_text(four_columns(["a", "b", "c"], [1, 4, 5]))
+    with pytest.raises(TrainingDataError, match="but it has 4"):
+        read_coarse(path)
+
+
 def test_reading_stops_at_the_bound(tmp_path):
     path = tmp_path / "reviews.tsv"
     path.write_text(four_columns(["a", "b", "c"], [1, 2, 3]))
@@ -313,23 +550,29 @@ def test_rows_that_are_no_rated_reviews_are_passed_over(tmp_path):
     assert read_reviews(path, max_rows=10) == (["good"], [4])
 
 
+ROWS = four_columns(["good"] * 99, [5] * 99).encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.tsv", None, "cannot be read: No such file"),
-        ("empty.tsv", b"", "must name the columns"),
-        ("headless.tsv", b"R1\tBooks\t5\tgood\n", "must name the columns"),
-        ("rowless.tsv", b"star_rating\treview_body\n", "no row"),
-        ("plain.tsv.gz", b"star_rating\treview_body\n1\ta\n", "cannot be read"),
-        ("cut.tsv.gz", gzip.compress(b"star_rating\treview_body\n" * 99)[:-9], "cannot be read"),
+        ("missing.tsv", None, "no file of reviews"),
+        ("directory.tsv", ..., "no file of reviews"),
+        ("empty.tsv", b"", "holds no review"),
+        ("other.tsv", b"review_id\tstar_rating\nR1\t5\n", "lacks product_category, review_body"),
+        ("unrated.tsv", b"R1\tBooks\tgood\n", "star_rating"),
+        ("header.tsv", ROWS.splitlines()[0], "holds no review"),
+        ("cut.tsv.gz", gzip.compress(ROWS, mtime=0)[:-9], "damaged"),
     ],
 )
 def test_a_bad_file_is_explained_in_one_line(tmp_path, name, content, message):
     path = tmp_path / name
-    if content is not None:
+    if content is ...:
+        path.mkdir()
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(TrainingDataError) as caught:
-        read_reviews(path, max_rows=10)
+        read_reviews(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -352,12 +595,20 @@ def test_data_that_cannot_train_is_explained(tmp_path, texts, ratings, message):
 def test_training_writes_models_and_metrics(tmp_path):
     metrics = train_and_save(*labelled_texts(100, seed=1), tmp_path, seed=7)
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert files == {"metrics.json", *(f"{variant}/model.joblib" for variant in VARIANTS)}
+    names = ("model.joblib", "confusion.txt", "confusion.png")
+    assert files == {"metrics.json"} | {f"{v}/{name}" for v in VARIANTS for name in names}
     summary = json.loads((tmp_path / "metrics.json").read_text())
     assert summary["variants"] == metrics
     assert (summary["training_rows"], summary["held_out_rows"], summary["seed"]) == (80, 20, 7)
-    for figures in metrics.values():
-        assert set(figures) == {"accuracy", "macro_f1", "mean_absolute_error"}
+    for row in metrics.values():
+        assert set(row) == {"accuracy", "macro_f1", "mean_absolute_error"}
+    for variant, counts in summary["confusion"].items():
+        assert sum(map(sum, counts)) == 20
+        right = sum(counts[rating][rating] for rating in range(5)) / 20
+        assert right == pytest.approx(metrics[variant]["accuracy"])
+        assert (tmp_path / variant / "confusion.txt").read_text() == confusion_text(counts)
+        picture = (tmp_path / variant / "confusion.png").read_bytes()
+        assert picture.startswith(b"\x89PNG\r\n")
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -382,9 +633,9 @@ def test_the_command_learns_from_a_file(tmp_path):
     data = tmp_path / "reviews.tsv"
     data.write_text(four_columns(*labelled_texts(100, seed=1)))
     output = tmp_path / "model"
-    result = CliRunner().invoke(app, ["--data", str(data), "--output", str(output)])
+    result = CliRunner().invoke(app, [str(data), "--output", str(output)])
     assert result.exit_code == 0, result.output
-    for variant in VARIANTS:
+    for variant in ALL_VARIANTS:
         assert variant in result.stdout
         assert (output / variant / "model.joblib").is_file()
 
@@ -407,8 +658,8 @@ def test_the_command_learns_from_the_generator(tmp_path, monkeypatch):
 
 def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
     data = tmp_path / "reviews.tsv"
-    data.write_text("no header\n")
-    result = CliRunner().invoke(app, ["--data", str(data), "--output", str(tmp_path / "model")])
+    data.write_text("no rating\n")
+    result = CliRunner().invoke(app, [str(data), "--output", str(tmp_path / "model")])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert "star_rating" in result.stderr
@@ -418,6 +669,6 @@ def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
 def test_the_command_says_where_it_cannot_write(tmp_path):
     data = tmp_path / "reviews.tsv"
     data.write_text(four_columns(*labelled_texts(100, seed=1)))
-    result = CliRunner().invoke(app, ["--data", str(data), "--output", str(data)])
+    result = CliRunner().invoke(app, [str(data), "--output", str(data)])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,81 @@
+"""Reviews with their ratings, from any file that the replayer reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from deploy.local.replay import replay
+from udfs.core.parsing import decode_json
+
+COARSE_BOUNDS = {1: (1, 2), 3: (3, 3), 5: (4, 5)}
+"""The lowest and the highest rating that a coarse one stands for."""
+
+
+class TrainingDataError(ValueError):
+    """The data cannot train a model; the message says why in one line."""
+
+
+class Reviews(NamedTuple):
+    """Review bodies, and star ratings in 1..5, of the same length."""
+
+    texts: list[str]
+    ratings: list[int]
+
+
+def read_reviews(path: Path, *, max_rows: int | None = None) -> Reviews:
+    """Read texts and ratings from a file of reviews.
+
+    Parameters
+    ----------
+    path
+        Any file that `make run REVIEWS=FILE` replays, plain or gzip: the 15 columns of the Amazon
+        Customer Reviews, `review_id product_category star_rating review_body`, with a header line
+        or not, or JSON lines. A row that is no rated review is passed over.
+    max_rows
+        Stop after so many reviews; None: read all, into memory.
+
+    Raises
+    ------
+    TrainingDataError
+        The file cannot be read, lacks columns, or holds no rated review.
+    """
+    reviews = Reviews([], [])
+    try:
+        for record in replay(path, "json"):  # JSON keeps every character of a text
+            if record.star_rating is None:
+                continue
+            text = decode_json(record.data.decode()).get("review_body")
+            if not isinstance(text, str) or not text.strip():
+                continue
+            reviews.texts.append(text)
+            reviews.ratings.append(record.star_rating)
+            if len(reviews.texts) == max_rows:
+                break
+    except FileNotFoundError as error:
+        raise TrainingDataError(str(error)) from error
+    except OSError as error:
+        raise TrainingDataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TrainingDataError(str(error)) from error
+    if not reviews.texts:
+        raise TrainingDataError(
+            f"{path}: no row holds a star_rating in 1..5 and a review_body; known are the columns"
+            " of the Amazon Customer Reviews, review_id product_category star_rating review_body,"
+            " separated by tabs, and JSON lines"
+        )
+    return reviews
+
+
+def read_coarse(path: Path, *, max_rows: int | None = None) -> Reviews:
+    """Read reviews whose ratings are coarse: 1 stands for 1 or 2, 3 for 3, 5 for 4 or 5.
+
+    Parameters and errors are those of `read_reviews`; a rating of 2 or 4 is an error too.
+    """
+    reviews = read_reviews(path, max_rows=max_rows)
+    wrong = sorted(set(reviews.ratings) - set(COARSE_BOUNDS))
+    if wrong:
+        raise TrainingDataError(
+            f"{path}: coarse ratings are 1, 3 and 5, but it has {', '.join(map(str, wrong))}"
+        )
+    return reviews
