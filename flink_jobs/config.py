@@ -68,8 +68,8 @@ class ApplicationConfig(Group):
 
     job: JobName
     checkpoint_timeout_s: int = Field(600, ge=10, le=86_400)
-    bundle_rows: int = Field(1_000, ge=1, le=100_000)
-    bundle_time_ms: int = Field(500, ge=1, le=60_000)
+    bundle_rows: int = Field(2_000, ge=1, le=100_000)
+    bundle_time_ms: int = Field(200, ge=1, le=60_000)
 
 
 class AwsConfig(Group):

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-import numpy as np
 import pandas as pd
 from pyflink.metrics import MetricGroup
 from pyflink.table import DataTypes, FunctionContext
@@ -91,7 +90,7 @@ def as_frame(predictions: Predictions, scored_at_ms: int) -> pd.DataFrame:
         "message": predictions.message,
     }
     # As objects, or whole numbers with a gap would become floating-point.
-    return pd.DataFrame({name: np.array(values, object) for name, values in columns.items()})
+    return pd.DataFrame(columns, dtype=object)
 
 
 class ScoringMetrics:

@@ -37,7 +37,7 @@ class FakeEndpoint:
         (self._directory / f"{inference_id}.json").write_text(json.dumps(list(texts)))
         if POISON in texts:
             raise EndpointError("bad", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
-        return Answer([rating_of(text) for text in texts], "VariantA")
+        return Answer([rating_of(text) for text in texts], variant or "VariantA")
 
 
 def requests(directory: Path) -> list[list[str]]:
