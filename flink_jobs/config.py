@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from udfs.core.codec import ContentType
 from udfs.core.endpoint import EndpointOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
 from udfs.core.publishing import PublishingOptions, longest_s
@@ -67,8 +68,8 @@ class ApplicationConfig(Group):
 
     job: JobName
     checkpoint_timeout_s: int = Field(600, ge=10, le=86_400)
-    bundle_rows: int = Field(1_000, ge=1, le=100_000)
-    bundle_time_ms: int = Field(500, ge=1, le=60_000)
+    bundle_rows: int = Field(2_000, ge=1, le=100_000)
+    bundle_time_ms: int = Field(200, ge=1, le=60_000)
 
 
 class AwsConfig(Group):
@@ -115,28 +116,34 @@ class ReviewsConfig(Group):
 class EndpointConfig(Group):
     """Group `endpoint`: the SageMaker endpoint and how it is asked (see `ScoringOptions`).
 
-    `endpoint_url` is the address of a stand-in for SageMaker's runtime API.
+    `endpoint_url` is the address of a stand-in for SageMaker's runtime API; `target_variant` and
+    `content_type` are explained in `EndpointOptions`.
     """
 
     name: str = Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
     endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
     target_variant: str | None = Field(None, pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
-    max_request_rows: int = Field(64, ge=1, le=10_000)
+    content_type: ContentType = "application/jsonlines"
+    max_request_rows: int = Field(512, ge=1, le=10_000)
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, ge=1, le=MAX_REQUEST_BYTES)
-    max_in_flight: int = Field(16, ge=1, le=1_000)
+    request_time_ms: int = Field(100, ge=1, le=60_000)
+    max_in_flight: int = Field(32, ge=1, le=1_000)
     attempt_timeout_s: float = Field(10.0, gt=0, le=70)
     max_attempts: int = Field(3, ge=1, le=100)
-    deadline_s: float = Field(120.0, gt=0, allow_inf_nan=False)
+    deadline_s: float = Field(150.0, gt=0, allow_inf_nan=False)
+    cache_texts: int = Field(0, ge=0, le=1_000_000)
 
     def scoring_options(self) -> ScoringOptions:
         """Return how requests are packed, bounded and retried."""
         return ScoringOptions(
             max_request_rows=self.max_request_rows,
             max_request_bytes=self.max_request_bytes,
+            request_time_s=self.request_time_ms / 1000,
             max_in_flight=self.max_in_flight,
             attempt_timeout_s=self.attempt_timeout_s,
             max_attempts=self.max_attempts,
             deadline_s=self.deadline_s,
+            cache_texts=self.cache_texts,
         )
 
     def endpoint_options(self, region: str) -> EndpointOptions:
@@ -146,6 +153,7 @@ class EndpointConfig(Group):
             region=region,
             endpoint_url=self.endpoint_url,
             target_variant=self.target_variant,
+            content_type=self.content_type,
             max_connections=self.max_in_flight,
             timeout_s=self.attempt_timeout_s,
         )

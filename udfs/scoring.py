@@ -5,12 +5,14 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import pandas as pd
+from pyflink.metrics import MetricGroup
 from pyflink.table import DataTypes, FunctionContext
 from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, udf
 
 from udfs.core.endpoint import EndpointOptions, SageMakerInvoke
 from udfs.core.event_loop import EventLoopThread
-from udfs.core.scoring import Invoke, Scored, Scorer, ScoringOptions
+from udfs.core.predictions import Predictions
+from udfs.core.scoring import Invoke, Scorer, ScoringOptions, ScoringStats
 
 PREDICTION = DataTypes.ROW(
     [
@@ -27,17 +29,18 @@ PREDICTION = DataTypes.ROW(
 )
 """A prediction (`reason` NULL), or why there is none."""
 
-_COLUMNS = PREDICTION.field_names()
-
 MakeInvoke = Callable[[], AbstractAsyncContextManager[Invoke]]
 """A picklable recipe of a client: clients themselves do not travel to the workers."""
 
 
 class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
-    """Vectorised: `(review_body STRING) -> PREDICTION`, several requests in flight.
+    """Vectorised: `(review_body STRING[, target_variant STRING]) -> PREDICTION`.
 
-    The client lives as long as the worker. `EndpointUnavailableError` fails the job on purpose:
-    Flink restarts it and reads the same reviews again.
+    Several requests are in flight. Where `target_variant` is NULL or not given, the endpoint's
+    default answers. The client lives as long as the worker. `EndpointUnavailableError` fails the
+    job on purpose: Flink restarts it and reads the same reviews again.
+
+    Metrics, in the group `scoring` of the operator: see `ScoringMetrics`.
     """
 
     def __init__(self, make_invoke: MakeInvoke, options: ScoringOptions) -> None:
@@ -55,6 +58,7 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         client = self._make_invoke()
         self._scorer = Scorer(self._loop.run(client.__aenter__()), self._options)
         self._client = client
+        self._metrics = ScoringMetrics(function_context.get_metric_group(), self._scorer)
 
     def close(self) -> None:
         """Disconnect the client and end the loop, also after an `open` that failed."""
@@ -64,41 +68,72 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         finally:
             self._loop.close()
 
-    def eval(self, review_body: pd.Series) -> pd.DataFrame:
+    def eval(self, review_body: pd.Series, target_variant: pd.Series | None = None) -> pd.DataFrame:
         """Score an Arrow batch, in row order."""
-        results = self._loop.run(self._scorer.score(review_body.tolist()))
-        scored_at_ms = time.time_ns() // 1_000_000
-        rows = [
-            (
-                result.star_rating,
-                result.model_variant,
-                result.inference_id,
-                result.inference_row,
-                result.attempts,
-                scored_at_ms,
-                None,
-                None,
-            )
-            if isinstance(result, Scored)
-            else (
-                None,
-                None,
-                None,
-                None,
-                result.attempts,
-                None,
-                result.reason.value,
-                result.message,
-            )
-            for result in results
-        ]
-        return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
+        variants = None if target_variant is None else target_variant.tolist()
+        predictions = self._loop.run(self._scorer.score(review_body.tolist(), variants))
+        self._metrics.publish()
+        return as_frame(predictions, time.time_ns() // 1_000_000)
+
+
+def as_frame(predictions: Predictions, scored_at_ms: int) -> pd.DataFrame:
+    """Return the columns of `PREDICTION`; failed rows have no `scored_at_ms`."""
+    reasons = [reason and reason.value for reason in predictions.reason]
+    columns = {
+        "star_rating": predictions.star_rating,
+        "model_variant": predictions.model_variant,
+        "inference_id": predictions.inference_id,
+        "inference_row": predictions.inference_row,
+        "attempts": predictions.attempts,
+        "scored_at_ms": [None if reason else scored_at_ms for reason in reasons],
+        "reason": reasons,
+        "message": predictions.message,
+    }
+    # As objects, or whole numbers with a gap would become floating-point.
+    return pd.DataFrame(columns, dtype=object)
+
+
+class ScoringMetrics:
+    """What a `Scorer` did, as Flink metrics in the group `scoring`.
+
+    Counters `requests`, `retries`, `throttles`, `rows` and `cache_hits`, as of `ScoringStats`;
+    distribution `latency_ms` of the answered requests; gauges `in_flight`, the most requests that
+    were under way at once in the latest batch, and `slots`, how many there may be by now.
+
+    Beam takes metrics only from the thread that runs the function, and sends them on when a bundle
+    ends: hence `publish`, between batches.
+    """
+
+    def __init__(self, group: MetricGroup, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._published = ScoringStats()
+        self._in_flight = 0
+        group = group.add_group("scoring")
+        self._counters = {
+            name: group.counter(name)
+            for name in ("requests", "retries", "throttles", "rows", "cache_hits")
+        }
+        self._latency_ms = group.distribution("latency_ms")
+        group.gauge("in_flight", lambda: self._in_flight)
+        group.gauge("slots", lambda: scorer.limit.slots)
+
+    def publish(self) -> None:
+        """Add what was done since the last call; on the thread that runs the function."""
+        stats = self._scorer.stats
+        for name, counter in self._counters.items():
+            count = getattr(stats, name)
+            counter.inc(count - getattr(self._published, name))
+            setattr(self._published, name, count)
+        for latency_ms in stats.latencies_ms:
+            self._latency_ms.update(round(latency_ms))
+        stats.latencies_ms.clear()
+        self._in_flight = self._scorer.limit.take_peak()
 
 
 def score_review(
     endpoint: EndpointOptions, options: ScoringOptions
 ) -> UserDefinedScalarFunctionWrapper:
-    """Return the SQL function `score_review(review_body)` that asks a SageMaker endpoint."""
+    """Return the SQL function `score_review(review_body[, target_variant])` of an endpoint."""
 
     def make_invoke() -> SageMakerInvoke:
         return SageMakerInvoke(endpoint)

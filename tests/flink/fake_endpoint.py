@@ -6,7 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from udfs.core.scoring import Answer, EndpointError, ScoreReason
+from udfs.core.predictions import ScoreReason
+from udfs.core.scoring import Answer, EndpointError
 
 POISON = "poison"
 
@@ -30,11 +31,13 @@ class FakeEndpoint:
     ) -> None:
         (self._directory / "closed").touch()
 
-    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None
+    ) -> Answer:
         (self._directory / f"{inference_id}.json").write_text(json.dumps(list(texts)))
         if POISON in texts:
             raise EndpointError("bad", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
-        return Answer([rating_of(text) for text in texts], "VariantA")
+        return Answer([rating_of(text) for text in texts], variant or "VariantA")
 
 
 def requests(directory: Path) -> list[list[str]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pyflink.table import DataTypes, TableEnvironment
+from pyflink.table.udf import UserDefinedScalarFunctionWrapper
 
 from flink_jobs import review_scoring, streams
 from tests.flink.fake_endpoint import POISON, FakeEndpoint, rating_of, requests
@@ -37,19 +38,21 @@ PAYLOADS = [
 OPTIONS = ParsingOptions(max_body_bytes=1_000)
 
 
-@pytest.fixture
-def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
-    """Run the job over `PAYLOADS` and return where its sinks' files are."""
+def score_review(tmp_path: Path) -> UserDefinedScalarFunctionWrapper:
+    """Return the SQL function over a `FakeEndpoint`, with four rows a request."""
     (tmp_path / "requests").mkdir()
     score_reviews = ScoreReviews(
         functools.partial(FakeEndpoint, tmp_path / "requests"), ScoringOptions(max_request_rows=4)
     )
+    return udf(score_reviews, result_type=PREDICTION, func_type="pandas", deterministic=False)
+
+
+@pytest.fixture
+def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
+    """Run the job over `PAYLOADS` and return where its sinks' files are."""
     for name, function in (
         ("parse_review", parse_review(OPTIONS)),
-        (
-            "score_review",
-            udf(score_reviews, result_type=PREDICTION, func_type="pandas", deterministic=False),
-        ),
+        ("score_review", score_review(tmp_path)),
         ("digest_payload", digest_payload()),
     ):
         t_env.create_temporary_system_function(name, function)
@@ -134,6 +137,21 @@ def test_the_endpoint_is_asked_once_a_row(outputs: Path) -> None:
     assert len(set(asked)) == 12
     assert len(asked) == 12 + 4
     assert (outputs / "requests" / "closed").exists()
+
+
+def test_a_second_argument_names_the_variant_of_each_review(
+    t_env: TableEnvironment, tmp_path: Path
+) -> None:
+    t_env.create_temporary_system_function("score_review", score_review(tmp_path))
+    rows = [(f"text {row}", "B" if row % 3 else None) for row in range(10)]
+    fields = [DataTypes.FIELD(name, DataTypes.STRING()) for name in ("text", "variant")]
+    t_env.create_temporary_view("texts", t_env.from_elements(rows, DataTypes.ROW(fields)))
+    results = t_env.execute_sql("""
+        SELECT text, prediction.star_rating, prediction.model_variant
+        FROM (SELECT text, score_review(text, variant) AS prediction FROM texts)""").collect()
+    with results:
+        found = {text: (rating, variant) for text, rating, variant in results}
+    assert found == {text: (rating_of(text), variant or "VariantA") for text, variant in rows}
 
 
 def test_every_sink_shares_one_call_of_each_function(tmp_path: Path) -> None:

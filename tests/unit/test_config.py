@@ -43,7 +43,7 @@ def test_the_local_sample_is_valid() -> None:
     assert isinstance(config, ReviewScoringConfig)
     assert config.reviews.parsing_options().max_body_bytes == 262_144
     assert config.endpoint.endpoint_options("eu-west-1").region == "eu-west-1"
-    assert config.endpoint.scoring_options().deadline_s == 120.0
+    assert config.endpoint.scoring_options().deadline_s == 150.0
 
 
 def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path) -> None:
     properties["endpoint"] |= {"deadline_s": "60", "attempt_timeout_s": "60"}
     found = problems(write(tmp_path / "properties.json", properties))
     assert len(found) == 3
-    assert "endpoint.deadline_s = 60.0: must be at least 661.4" in found[0]
+    assert "endpoint.deadline_s = 60.0: must be at least 721.4" in found[0]
     assert "at most a third of application.checkpoint_timeout_s = 100" in found[1]
     assert "application.bundle_rows = 3000 of reviews.max_body_bytes = 262144" in found[2]
 
@@ -179,3 +179,15 @@ def test_times_are_finite_and_positive(tmp_path: Path, value: str) -> None:
     properties = groups()
     properties["endpoint"]["deadline_s"] = value
     assert "endpoint.deadline_s" in problems(write(tmp_path / "properties.json", properties))[0]
+
+
+def test_only_content_types_that_are_there_can_be_asked_for(tmp_path: Path) -> None:
+    properties = groups()
+    properties["endpoint"]["content_type"] = "text/csv"
+    config = load_config(write(tmp_path / "properties.json", properties))
+    assert isinstance(config, ReviewScoringConfig)
+    assert config.endpoint.endpoint_options("eu-west-1").content_type == "text/csv"
+    properties["endpoint"]["content_type"] = "text/plain"
+    assert "endpoint.content_type = 'text/plain': input should be" in str(
+        problems(write(tmp_path / "properties.json", properties))
+    )

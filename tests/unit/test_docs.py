@@ -7,8 +7,8 @@ import pytest
 
 from flink_jobs.config import JOB_CONFIGS
 from udfs.core.parsing import ParseReason
+from udfs.core.predictions import ScoreReason
 from udfs.core.publishing import PublishReason
-from udfs.core.scoring import ScoreReason
 
 README = Path("README.md").read_text(encoding="utf-8")
 ARCHITECTURE = Path("docs/architecture.md").read_text(encoding="utf-8")

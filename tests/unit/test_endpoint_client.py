@@ -16,8 +16,9 @@ from botocore.exceptions import (
 )
 
 from tests.endpoint_server import serving
-from udfs.core.endpoint import EndpointOptions, SageMakerInvoke, classified, decode, encode
-from udfs.core.scoring import Answer, EndpointError, Failed, Scored, Scorer, ScoringOptions
+from udfs.core.endpoint import EndpointOptions, SageMakerInvoke, classified
+from udfs.core.predictions import Failed, Scored
+from udfs.core.scoring import Answer, EndpointError, Scorer, ScoringOptions
 
 
 class Length:
@@ -38,10 +39,10 @@ def options(address: str, **changes: Any) -> EndpointOptions:
     return EndpointOptions(**values)
 
 
-def ask(endpoint: EndpointOptions, texts: Sequence[str]) -> Answer:
+def ask(endpoint: EndpointOptions, texts: Sequence[str], variant: str | None = None) -> Answer:
     async def once() -> Answer:
         async with SageMakerInvoke(endpoint) as invoke:
-            return await invoke(texts, "request-1")
+            return await invoke(texts, "request-1", variant)
 
     return asyncio.run(once())
 
@@ -51,6 +52,24 @@ def test_labels_come_back_in_row_order_from_the_variant_that_was_asked() -> None
         for variant in ("A", "B"):
             answer = ask(options(address, target_variant=variant), ["a", "é\u2028", "\x00b\nc"])
             assert answer == Answer([1, 2, 4], variant)
+
+
+def test_a_variant_of_the_request_comes_before_that_of_the_options() -> None:
+    with serving({"A": Length(), "B": Length()}) as address:
+        answer = ask(options(address, target_variant="A"), ["a"], "B")
+    assert answer.model_variant == "B"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]"])
+def test_an_answer_of_another_form_may_be_the_rows_fault(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    from deploy.model import inference
+
+    monkeypatch.setattr(inference, "output_fn", lambda labels, accept: (body.decode(), accept))
+    with serving({"A": Length()}) as address, pytest.raises(EndpointError) as raised:
+        ask(options(address), ["a"])
+    assert (raised.value.is_retryable, raised.value.reason) == (True, "bad_answer")
 
 
 def test_an_unknown_endpoint_is_nobodys_fault_and_no_retry_mends_it() -> None:
@@ -129,13 +148,20 @@ def test_errors_are_sorted_by_code(
     assert (found.is_retryable, found.reason) == (is_retryable, reason)
 
 
-def test_a_text_is_one_line_whatever_it_holds() -> None:
-    texts = ["a\nb", "\u2028", "\r", '"', "é😀"]
-    assert encode(texts).count(b"\n") == len(texts) - 1
-
-
-@pytest.mark.parametrize("body", [b"{", b"[1]", b"1", b"{}", b"\xff", b"[" * 100_000])
-def test_an_answer_of_another_form_is_bad(body: bytes) -> None:
-    with pytest.raises(EndpointError) as raised:
-        decode(body)
-    assert (raised.value.is_retryable, raised.value.reason) == (True, "bad_answer")
+@pytest.mark.parametrize(
+    ("error", "is_throttling"),
+    [
+        (client_error("ThrottlingException", 400), True),
+        (client_error("TooManyRequestsException", 429), True),
+        (client_error("429", 429), True),
+        # The variant's resources are not there yet.
+        (client_error("ModelNotReadyException", 429), True),
+        (client_error("ValidationError", 400), False),
+        (client_error("ServiceUnavailable", 503), False),
+        (client_error("ModelError", 424, OriginalStatusCode=429), False),
+        (ConnectionResetError(), False),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_throttling_is_told_by_its_code(error: Exception, is_throttling: bool) -> None:
+    assert classified(error).is_throttling is is_throttling

@@ -24,7 +24,8 @@ from deploy.local.endpoint_faults import (
 from tests.endpoint_server import serving
 from tests.waiting import until
 from udfs.core.endpoint import EndpointOptions, SageMakerInvoke
-from udfs.core.scoring import Answer, EndpointError, Scored, Scorer, ScoreReason, ScoringOptions
+from udfs.core.predictions import Scored, ScoreReason
+from udfs.core.scoring import Answer, EndpointError, Scorer, ScoringOptions
 
 SHARES = ("reset_rate", "hang_rate", "short_answer_rate", "malformed_answer_rate")
 

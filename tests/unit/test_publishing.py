@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from udfs.core.predictions import ScoreReason
 from udfs.core.publishing import (
     ALERT_SUBJECT,
     Alert,
@@ -35,7 +36,6 @@ from udfs.core.publishing import (
     longest_s,
     sns_client,
 )
-from udfs.core.scoring import ScoreReason
 
 OPTIONS = PublishingOptions(region="us-east-1", attempt_timeout_s=1.0, max_attempts=3)
 TOPIC_ARN = "arn:aws:sns:us-east-1:123456789012:rating-alerts"

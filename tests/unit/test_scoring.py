@@ -6,19 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from udfs.core.endpoint import encode
+from udfs.core.codec import CODECS, ContentType
+from udfs.core.packing import RequestSize, pack
+from udfs.core.predictions import Failed, Predictions, Scored, ScoreReason
 from udfs.core.scoring import (
     CONTROL_TEXT,
     Answer,
     EndpointError,
     EndpointUnavailableError,
-    Failed,
-    Scored,
     Scorer,
-    ScoreReason,
     ScoringOptions,
     isolation_s,
-    pack,
 )
 
 
@@ -43,7 +41,9 @@ class Endpoint:
         self.in_flight = 0
         self.most_in_flight = 0
 
-    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None
+    ) -> Answer:
         self.requests.append(list(texts))
         self.ids.append(inference_id)
         self.in_flight += 1
@@ -66,7 +66,7 @@ class Endpoint:
 
 def score(
     endpoint: Endpoint, texts: Sequence[str], **options: float
-) -> tuple[list[Scored | Failed], list[float]]:
+) -> tuple[Predictions, list[float]]:
     pauses: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -101,14 +101,59 @@ def test_each_row_gets_its_own_label_in_order(
     assert endpoint.most_in_flight <= max_in_flight
 
 
-@given(st.lists(st.text()), st.integers(1, 2_000))
-def test_requests_stay_within_rows_and_bytes(texts: list[str], max_bytes: int) -> None:
-    options = ScoringOptions(max_request_rows=3, max_request_bytes=max_bytes)
-    requests = list(pack(texts, options))
+@pytest.mark.parametrize("content_type", CODECS)
+@given(texts=st.lists(st.text()), max_bytes=st.integers(1, 2_000))
+def test_requests_stay_within_rows_and_bytes(
+    content_type: ContentType, texts: list[str], max_bytes: int
+) -> None:
+    requests = [texts[part] for part in pack(texts, 3, max_bytes)]
     assert [text for request in requests for text in request] == texts
     for request in requests:
         assert 1 <= len(request) <= 3
-        assert len(request) == 1 or len(encode(request)) <= max_bytes
+        assert len(request) == 1 or len(CODECS[content_type].encode(request)) <= max_bytes
+
+
+def test_a_batch_is_cut_into_requests_of_about_one_size() -> None:
+    assert [part.stop - part.start for part in pack(["a"] * 100, 64, 10**6)] == [50, 50]
+    wide = ["a" * 1_000 if row % 2 else "a" for row in range(6)]
+    assert [part.stop - part.start for part in pack(wide, 6, 7_000)] == [3, 2, 1]
+
+
+@given(st.lists(st.tuples(st.text(), st.sampled_from([None, "A", "B"]))), st.integers(1, 4))
+def test_each_row_is_asked_of_its_own_variant(
+    rows: list[tuple[str, str | None]], max_request_rows: int
+) -> None:
+    class Variants(Endpoint):
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
+            answer = await super().__call__(texts, inference_id, variant)
+            return Answer(answer.labels, variant or "default")
+
+    endpoint = Variants()
+    scorer = Scorer(endpoint, ScoringOptions(max_request_rows=max_request_rows))
+    results = asyncio.run(
+        scorer.score([text for text, _ in rows], [variant for _, variant in rows])
+    )
+    for (text, variant), result in zip(rows, results, strict=True):
+        assert isinstance(result, Scored)
+        assert (result.star_rating, result.model_variant) == (rating_of(text), variant or "default")
+        request = endpoint.requests[endpoint.ids.index(result.inference_id)]
+        assert request[result.inference_row] == text
+    asked = {variant: [text for text, its in rows if its == variant] for _, variant in rows}
+    assert len(endpoint.requests) == sum(
+        -(-len(texts) // max_request_rows) for texts in asked.values()
+    )
+
+
+def test_a_poison_row_of_a_variant_costs_one_row() -> None:
+    texts = [f"text {row}" for row in range(32)]
+    scorer = Scorer(Endpoint(poison="text 21"), ScoringOptions())
+    results = asyncio.run(scorer.score(texts, ["A", None] * 16))
+    assert [row for row, result in enumerate(results) if isinstance(result, Failed)] == [21]
+    assert [row.star_rating for row in results if isinstance(row, Scored)] == [
+        rating_of(text) for text in texts if text != "text 21"
+    ]
 
 
 def test_a_row_knows_its_request_and_its_place_there() -> None:
@@ -166,8 +211,10 @@ class BadAnswers(Endpoint):
         self.bad = bad
         self.labels = labels
 
-    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
-        answer = await super().__call__(texts, inference_id)
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None
+    ) -> Answer:
+        answer = await super().__call__(texts, inference_id, variant)
         return Answer(self.labels, "A") if self.bad in texts else answer
 
 
@@ -188,7 +235,9 @@ class Hanging(Endpoint):
         self.text = text
         self.cancelled = 0
 
-    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None
+    ) -> Answer:
         if self.text in texts:
             self.requests.append(list(texts))
             try:
@@ -196,7 +245,7 @@ class Hanging(Endpoint):
             except asyncio.CancelledError:
                 self.cancelled += 1
                 raise
-        return await super().__call__(texts, inference_id)
+        return await super().__call__(texts, inference_id, variant)
 
 
 def test_a_row_on_which_the_model_hangs_costs_one_row() -> None:
@@ -217,7 +266,9 @@ def test_a_row_on_which_the_model_hangs_costs_one_row() -> None:
 @pytest.mark.parametrize("rows", [1, 64])
 def test_when_the_model_fails_every_row_the_endpoint_is_out_of_order(rows: int) -> None:
     class OutOfOrder(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             raise EndpointError("ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR)
 
     with pytest.raises(EndpointUnavailableError, match="last failure: ModelError 503"):
@@ -230,13 +281,15 @@ def test_an_outage_in_the_middle_of_a_batch_costs_no_row(
     max_in_flight: int, last_failure: int
 ) -> None:
     class OutOfOrderForAWhile(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             if 2 <= len(self.requests) < last_failure:
                 self.requests.append(list(texts))
                 raise EndpointError(
                     "ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR
                 )
-            return await super().__call__(texts, inference_id)
+            return await super().__call__(texts, inference_id, variant)
 
     texts = [f"text {row}" for row in range(256)]
     results, _ = score(OutOfOrderForAWhile(), texts, max_in_flight=max_in_flight)
@@ -248,13 +301,15 @@ def test_an_outage_in_the_middle_of_a_batch_costs_no_row(
 @pytest.mark.parametrize("outage_s", [0.25, 0.5, 0.62])
 def test_a_model_that_hangs_for_a_while_costs_no_row(outage_s: float) -> None:
     class HangingForAWhile(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             loop = asyncio.get_running_loop()
             if not self.requests:
                 self.until_s = loop.time() + outage_s
             elif loop.time() < self.until_s:
                 await asyncio.Event().wait()
-            return await super().__call__(texts, inference_id)
+            return await super().__call__(texts, inference_id, variant)
 
     texts = [f"text {row}" for row in range(128)]
     results, _ = score(HangingForAWhile(), texts, attempt_timeout_s=0.05, max_attempts=2)
@@ -284,7 +339,9 @@ def test_a_poison_row_is_found_whatever_surrounds_it(rows: int, max_in_flight: i
 
 def test_rows_that_are_all_rejected_all_fail() -> None:
     class Rejecting(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             if texts == [CONTROL_TEXT]:
                 return Answer([3], "A")
             self.requests.append(list(texts))
@@ -299,7 +356,9 @@ def test_rows_that_are_all_rejected_all_fail() -> None:
 
 def test_a_model_that_rejects_whatever_it_is_asked_is_out_of_order() -> None:
     class RejectingAll(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             raise EndpointError(
                 "wrong content type", is_retryable=False, reason=ScoreReason.MODEL_ERROR
             )
@@ -310,10 +369,12 @@ def test_a_model_that_rejects_whatever_it_is_asked_is_out_of_order() -> None:
 
 def test_nothing_of_a_failed_batch_outlives_the_call() -> None:
     class NoSuchEndpoint(Hanging):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             if "wrong" in texts:
                 raise EndpointError("no such endpoint", is_retryable=False)
-            return await super().__call__(texts, inference_id)
+            return await super().__call__(texts, inference_id, variant)
 
     async def score_and_look() -> set[asyncio.Task[object]]:
         scorer = Scorer(endpoint, ScoringOptions(max_request_rows=1))
@@ -347,7 +408,9 @@ def test_a_call_that_no_row_can_mend_is_raised() -> None:
 
 def test_an_outage_is_raised_at_the_deadline_and_names_the_last_failure() -> None:
     class Throttling(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             raise throttled()
 
     with pytest.raises(EndpointUnavailableError, match=r"0\.05 s.*ThrottlingException"):
@@ -356,12 +419,89 @@ def test_an_outage_is_raised_at_the_deadline_and_names_the_last_failure() -> Non
 
 def test_a_hanging_attempt_is_given_up_and_tried_again() -> None:
     class HangingOnce(Endpoint):
-        async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+        async def __call__(
+            self, texts: Sequence[str], inference_id: str, variant: str | None
+        ) -> Answer:
             if not self.requests:
                 self.requests.append(list(texts))
                 await asyncio.Event().wait()
-            return await super().__call__(texts, inference_id)
+            return await super().__call__(texts, inference_id, variant)
 
     results, _ = score(HangingOnce(), ["a"], attempt_timeout_s=0.05)
     assert isinstance(results[0], Scored)
     assert results[0].attempts == 2
+
+
+def test_requests_grow_for_a_quick_endpoint_and_shrink_for_a_slow_one() -> None:
+    size = RequestSize(512, 0.1)
+    assert size.rows == 64
+    for _ in range(50):
+        size.took(size.rows, 0.02 + 0.000_1 * size.rows)
+    # 20 ms and 0.1 ms a row: 512 take 71 ms.
+    assert size.rows == 512
+    for _ in range(50):
+        size.took(size.rows, 0.02 + 0.000_5 * size.rows)
+    assert 150 <= size.rows <= 160
+    for _ in range(50):
+        size.took(size.rows, 60.0)
+    assert size.rows == 64
+    assert RequestSize(10, 0.1).rows == 10
+
+
+def test_the_stats_count_what_was_done() -> None:
+    failing = EndpointError("503", is_retryable=True)
+    throttling = EndpointError("slow down", is_retryable=True, is_throttling=True)
+    scorer = Scorer(
+        Endpoint([failing, throttling]), ScoringOptions(max_request_rows=2, backoff_base_s=0.0)
+    )
+    asyncio.run(scorer.score(["a", "b", "c"]))
+    stats = scorer.stats
+    assert (stats.requests, stats.retries, stats.throttles) == (4, 2, 1)
+    assert (stats.rows, stats.cache_hits) == (3, 0)
+    assert len(stats.latencies_ms) == 2
+    assert scorer.limit.take_peak() == 2
+
+
+class TestCache:
+    def scorer(self, endpoint: Endpoint, cache_texts: int = 10) -> Scorer:
+        return Scorer(
+            endpoint, ScoringOptions(cache_texts=cache_texts, max_attempts=1, backoff_base_s=0.0)
+        )
+
+    def test_a_text_is_asked_for_once_and_keeps_the_place_of_its_request(self) -> None:
+        endpoint = Endpoint()
+        scorer = self.scorer(endpoint)
+        first = asyncio.run(scorer.score(["a", "b", "a"]))
+        second = asyncio.run(scorer.score(["c", "b"]))
+        assert endpoint.requests == [["a", "b"], ["c"]]
+        assert first[0] == first[2] != first[1]
+        assert second[1] == first[1]
+        assert isinstance(second[1], Scored)
+        assert (second[1].inference_id, second[1].inference_row) == (endpoint.ids[0], 1)
+        assert (scorer.stats.rows, scorer.stats.cache_hits) == (5, 2)
+
+    def test_without_it_a_text_is_asked_for_as_often_as_it_comes(self) -> None:
+        endpoint = Endpoint()
+        asyncio.run(self.scorer(endpoint, 0).score(["a", "a"]))
+        assert endpoint.requests == [["a", "a"]]
+
+    def test_another_variant_is_another_question(self) -> None:
+        endpoint = Endpoint()
+        scorer = self.scorer(endpoint)
+        asyncio.run(scorer.score(["a", "a", "a", "a"], ["A", "B", None, "A"]))
+        assert sorted(endpoint.requests) == [["a"]] * 3
+
+    def test_the_text_that_was_not_used_for_longest_is_forgotten(self) -> None:
+        endpoint = Endpoint()
+        scorer = self.scorer(endpoint, 2)
+        for text in ("a", "b", "a", "c", "a", "b"):
+            asyncio.run(scorer.score([text]))
+        assert endpoint.requests == [["a"], ["b"], ["c"], ["b"]]
+
+    def test_failures_are_asked_for_again(self) -> None:
+        endpoint = Endpoint(poison="bad")
+        scorer = self.scorer(endpoint)
+        results = asyncio.run(scorer.score(["bad", "bad"]))
+        assert [type(row) for row in results] == [Failed, Failed]
+        endpoint.poison = None
+        assert isinstance(asyncio.run(scorer.score(["bad"]))[0], Scored)

@@ -10,8 +10,8 @@ from deploy.local.view import (
     View,
 )
 from udfs.core.parsing import ParseReason
+from udfs.core.predictions import ScoreReason
 from udfs.core.publishing import PublishReason
-from udfs.core.scoring import ScoreReason
 
 STAGES = ("reviews", "scored-reviews", "dead-letters", "review-metrics", "rating-anomalies")
 WINDOWS = tuple(

@@ -1,10 +1,8 @@
-"""SageMaker's InvokeEndpoint as an `Invoke`: JSON Lines over one aiobotocore client.
+"""SageMaker's InvokeEndpoint as an `Invoke`: one aiobotocore client.
 
-Request and answer follow the JSON Lines form of SageMaker's inference containers; errors follow the
-InvokeEndpoint reference (Amazon SageMaker Runtime API).
+Errors follow the InvokeEndpoint reference (Amazon SageMaker Runtime API).
 """
 
-import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,19 +14,26 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore import exceptions as boto
 
-from udfs.core.scoring import Answer, EndpointError, ScoreReason
+from udfs.core.codec import CODECS, BadAnswerError, ContentType
+from udfs.core.predictions import ScoreReason
+from udfs.core.scoring import Answer, EndpointError
 
-CONTENT_TYPE = "application/jsonlines"
-
-_RETRYABLE_CODES = frozenset(
+# Throttling comes as a 400: only the code tells.
+_THROTTLING_CODES = frozenset(
     {
-        # Throttling comes as a 400: only the code tells.
         "ThrottlingException",
         "ThrottledException",
         "Throttling",
+        "RequestThrottled",
+        "RequestThrottledException",
         "ProvisionedThroughputExceededException",
         "TooManyRequestsException",
         "RequestLimitExceeded",
+        "SlowDown",
+    }
+)
+_RETRYABLE_CODES = frozenset(
+    {
         "ModelNotReadyException",
         "ServiceUnavailable",
         "ServiceUnavailableException",
@@ -51,7 +56,7 @@ _RETRYABLE_ERRORS = (
     aiohttp.ClientError,
     OSError,
 )
-_RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 530})
+_RETRYABLE_STATUSES = frozenset({408, 500, 502, 503, 504, 530})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,10 @@ class EndpointOptions:
     endpoint_url
         Address of another server that speaks the API, None for AWS.
     target_variant
-        The variant to ask, None to leave the choice to the endpoint's weights.
+        The variant to ask for texts that name none; None to leave the choice to the endpoint's
+        weights.
+    content_type
+        Of request and answer, see `CODECS`.
     max_connections
         Connections kept open; no fewer than requests in flight.
     timeout_s
@@ -78,6 +86,7 @@ class EndpointOptions:
     region: str
     endpoint_url: str | None = None
     target_variant: str | None = None
+    content_type: ContentType = "application/jsonlines"
     max_connections: int = 16
     timeout_s: float = 10.0
 
@@ -97,6 +106,7 @@ class SageMakerInvoke:
 
     def __init__(self, options: EndpointOptions) -> None:
         self._options = options
+        self._codec = CODECS[options.content_type]
         self._exit = AsyncExitStack()
         self._client: Any = None
 
@@ -125,7 +135,9 @@ class SageMakerInvoke:
     ) -> None:
         await self._exit.aclose()
 
-    async def __call__(self, texts: Sequence[str], inference_id: str) -> Answer:
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None = None
+    ) -> Answer:
         """Ask for the ratings of `texts` in one request.
 
         Raises
@@ -135,51 +147,26 @@ class SageMakerInvoke:
         """
         request = {
             "EndpointName": self._options.name,
-            "ContentType": CONTENT_TYPE,
-            "Accept": CONTENT_TYPE,
+            "ContentType": self._codec.content_type,
+            "Accept": self._codec.content_type,
             "InferenceId": inference_id,
-            "Body": encode(texts),
+            "Body": self._codec.encode(texts),
         }
-        if self._options.target_variant is not None:
-            request["TargetVariant"] = self._options.target_variant
+        target_variant = variant or self._options.target_variant
+        if target_variant is not None:
+            request["TargetVariant"] = target_variant
         try:
             response = await self._client.invoke_endpoint(**request)
             body = await response["Body"].read()
         except (boto.ClientError, boto.BotoCoreError, aiohttp.ClientError, OSError) as error:
             raise classified(error) from error
-        return Answer(decode(body), response.get("InvokedProductionVariant", ""))
-
-
-def encode(texts: Sequence[str]) -> bytes:
-    r"""Return the request body: a line `{"features": [text]}` for each text.
-
-    >>> encode(["good", "bad"])
-    b'{"features": ["good"]}\n{"features": ["bad"]}'
-    """
-    return "\n".join(
-        json.dumps({"features": [text]}, ensure_ascii=False) for text in texts
-    ).encode()
-
-
-def decode(body: bytes) -> list[object]:
-    r"""Return the labels of an answer with a line `{"predicted_label": n}` for each row.
-
-    Raises
-    ------
-    EndpointError
-        A line is not JSON or has no label.
-
-    >>> decode(b'{"predicted_label": 4}\n{"predicted_label": 1}\n')
-    [4, 1]
-    """
-    try:
-        return [json.loads(line)["predicted_label"] for line in body.splitlines() if line.strip()]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EndpointError(
-            f"the answer is not one JSON object with predicted_label a line: {error!r}"[:300],
-            is_retryable=True,
-            reason=ScoreReason.BAD_ANSWER,
-        ) from error
+        try:
+            labels = self._codec.decode(body)
+        except BadAnswerError as error:
+            raise EndpointError(
+                str(error), is_retryable=True, reason=ScoreReason.BAD_ANSWER
+            ) from error
+        return Answer(labels, response.get("InvokedProductionVariant", ""))
 
 
 def classified(error: Exception) -> EndpointError:
@@ -208,6 +195,9 @@ def classified(error: Exception) -> EndpointError:
         )
     if status == 413:
         return EndpointError(message, is_retryable=False, reason=ScoreReason.REQUEST_TOO_LARGE)
+    is_throttling = code in _THROTTLING_CODES or status == 429
     return EndpointError(
-        message, is_retryable=code in _RETRYABLE_CODES or status in _RETRYABLE_STATUSES
+        message,
+        is_retryable=is_throttling or code in _RETRYABLE_CODES or status in _RETRYABLE_STATUSES,
+        is_throttling=is_throttling,
     )
