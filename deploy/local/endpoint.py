@@ -292,10 +292,11 @@ class Endpoint:
 def _predict(model: Any, body: bytes, content_type: str, accept: str, is_short: bool) -> _Answer:
     """Do what the container does with a request; without a model, hash the texts."""
     texts = inference.input_fn(body, content_type)
-    if model is None:
-        labels = [hashed_rating(text) for text in texts]
-    else:
-        labels = inference.predict_fn(texts, model)
+    labels = (
+        [hashed_rating(text) for text in texts]
+        if model is None
+        else inference.predict_fn(texts, model)
+    )
     answer, answer_type = inference.output_fn(labels[:-1] if is_short else labels, accept)
     return _Answer(answer.encode(), answer_type, len(texts))
 
