@@ -134,7 +134,7 @@ def markdown(result: Document) -> str:
         [
             *lines,
             "",
-            f"`{result['command']}` on {result['date'][:10]}{commit}. {options['rounds']} rounds;"
+            f"`{result['command']}` on {result['date'][:10]}{commit}. Rounds: {options['rounds']};"
             f" {options['seconds']:g} s each, after {options['warm_up_s']:g} s of warm-up or more."
             f" First and second half of a measurement differ by {spread(drifts).median:.0%} in the"
             f" median, {max(drifts):.0%} at most.",
