@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.console import Console
 from deploy.local.cluster import FlinkClientError, JobFailedError
 from deploy.local.process import PartError
 from tests.benchmarks import report
-from tests.benchmarks.bench import Benchmark, Measurement, Options, measurements
+from tests.benchmarks.bench import Benchmark, Measured, Measurement, Options, measurements
 from tests.benchmarks.cluster import OVERRIDES, BenchCluster
 from tests.benchmarks.machine import commit, machine, versions
 
@@ -46,7 +46,7 @@ def baseline(
     / "baseline.json",
     run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
 ) -> None:
-    """What the engine can do, and what the jobs do today; about eight minutes."""
+    """What the engine can do, and what the jobs do today; about nine minutes."""
     run("baseline", Options(rounds, seconds, warm_up), only, output, run_dir)
 
 
@@ -85,33 +85,10 @@ def run(name: str, options: Options, only: str, output: Path, run_dir: Path) -> 
     # Takes seconds, for it imports PyFlink; `--help` must not wait for it.
     with console.status("loading PyFlink"):
         benchmark = _restricted(importlib.import_module(f"tests.benchmarks.{name}").BENCHMARK, only)
-    total = options.rounds * len(benchmark.variants)
-    measured: list[Measurement] = []
     try:
-        with (
-            console.status("starting the cluster") as status,
-            BenchCluster(benchmark, options, run_dir) as cluster,
-        ):
-            facts: dict[str, Any] = {
-                "command": _command(name, sys.argv[2:]),
-                **commit(),
-                "machine": machine(),
-                "versions": versions(cluster.flink.get),
-                "flink_overrides": OVERRIDES,
-            }
-            status.update(f"measuring, {total} times")
-            for one in measurements(benchmark, options, cluster.measure):
-                measured.append(one)
-                console.print(
-                    f"{len(measured):3} of {total}  {one.variant:<20}"
-                    f" {one.records_per_s:11,.0f} {benchmark.unit}/s",
-                    highlight=False,
-                )
+        result = _measured(benchmark, options, output, run_dir, console)
     except (FlinkClientError, JobFailedError, PartError, OSError) as error:
         _end(f"{name}: {error}\nlogs: {run_dir / 'logs'}", 1)
-    result = report.document(benchmark, options, measured, **facts)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     console.print(report.table(result))
     for sentence in report.unsteady(result):
         console.print(f"not steady: {sentence}", style="yellow", highlight=False)
@@ -120,6 +97,42 @@ def run(name: str, options: Options, only: str, output: Path, run_dir: Path) -> 
         markup=False,
         highlight=False,
     )
+
+
+def _measured(
+    benchmark: Benchmark, options: Options, output: Path, run_dir: Path, console: Console
+) -> report.Document:
+    total = options.rounds * len(benchmark.variants)
+    measured: list[Measurement] = []
+    result: report.Document = {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        console.status("starting the cluster") as status,
+        BenchCluster(benchmark, options, run_dir) as cluster,
+    ):
+        facts: dict[str, Any] = {
+            "command": _command(benchmark.name, sys.argv[2:]),
+            **commit(),
+            "machine": machine(),
+            "versions": versions(cluster.flink.get),
+            "flink_overrides": OVERRIDES,
+        }
+
+        def measure(variant: str) -> Measured:
+            status.update(f"{len(measured) + 1} of {total}: {variant}")
+            return cluster.measure(variant)
+
+        for one in measurements(benchmark, options, measure):
+            measured.append(one)
+            console.print(
+                f"{len(measured):3} of {total}  {one.variant:<20}"
+                f" {one.records_per_s:11,.0f} {benchmark.unit}/s",
+                highlight=False,
+            )
+            # After each: a run that is cut short leaves what it has found.
+            result = report.document(benchmark, options, measured, **facts)
+            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
 
 
 def _restricted(benchmark: Benchmark, only: str) -> Benchmark:
@@ -134,7 +147,7 @@ def _command(name: str, arguments: list[str]) -> str:
     return f"make bench-{name}" + (f' ARGS="{shlex.join(arguments)}"' if arguments else "")
 
 
-def _end(message: str, status: int = 2) -> None:
+def _end(message: str, status: int = 2) -> NoReturn:
     typer.echo(message, err=True)
     raise typer.Exit(status)
 

@@ -127,9 +127,9 @@ class Measurement:
         return steady_rate(self.measured.samples)
 
     @property
-    def drift(self) -> float:
-        """See `tests.benchmarks.rates.drift`."""
-        return drift(self.measured.samples)
+    def drift(self) -> float | None:
+        """See `tests.benchmarks.rates.drift`; None where there are too few samples for halves."""
+        return drift(self.measured.samples) if len(self.measured.samples) > 2 else None
 
 
 def measurements(

@@ -93,7 +93,7 @@ def unsteady(result: Document) -> list[str]:
         f"{one['variant']}, round {one['round']}: the second half was {one['drift']:+.0%} faster"
         " than the first"
         for one in result["measurements"]
-        if abs(one["drift"]) > MAX_DRIFT
+        if abs(one["drift"] or 0) > MAX_DRIFT
     ]
 
 
@@ -129,15 +129,15 @@ def markdown(result: Document) -> str:
     packages = ", ".join(
         f"{name} {number}" for name, number in versions.items() if name != "apache-flink"
     )
-    drifts = [abs(one["drift"]) for one in result["measurements"]]
+    drifts = [abs(one["drift"] or 0) for one in result["measurements"]]
     return "\n".join(
         [
             *lines,
             "",
-            f"`{result['command']}` on {result['date'][:10]}{commit}."
-            f" {options['rounds']} rounds; {options['seconds']:g} s each, after"
-            f" {options['warm_up_s']:g} s of warm-up. First and second half of a measurement differ"
-            f" by {spread(drifts).median:.0%} in the median, {max(drifts):.0%} at most.",
+            f"`{result['command']}` on {result['date'][:10]}{commit}. Rounds: {options['rounds']};"
+            f" {options['seconds']:g} s each, after {options['warm_up_s']:g} s of warm-up or more."
+            f" First and second half of a measurement differ by {spread(drifts).median:.0%} in the"
+            f" median, {max(drifts):.0%} at most.",
             "",
             f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB,"
             f" {machine['system']}; {packages}.",
