@@ -146,6 +146,33 @@ def test_each_row_is_asked_of_its_own_variant(
     )
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["a", "b", "poison", "c", "d", "e"]), st.sampled_from([None, "A", "B"])
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 20),
+    st.sampled_from([0, 1, 100]),
+    st.sampled_from([400, 500]),
+)
+def test_whatever_is_asked_together_only_the_poison_fails(
+    rows: list[tuple[str, str | None]], max_request_rows: int, cache_texts: int, status: int
+) -> None:
+    async def no_pause(seconds: float) -> None:
+        await asyncio.sleep(0)
+
+    options = ScoringOptions(max_request_rows=max_request_rows, cache_texts=cache_texts)
+    scorer = Scorer(Endpoint(poison="poison", poison_status=status), options, sleep=no_pause)
+    results = asyncio.run(
+        scorer.score([text for text, _ in rows], [variant for _, variant in rows])
+    )
+    assert [
+        "poison" if isinstance(result, Failed) else result.star_rating for result in results
+    ] == ["poison" if text == "poison" else rating_of(text) for text, _ in rows]
+
+
 def test_a_poison_row_of_a_variant_costs_one_row() -> None:
     texts = [f"text {row}" for row in range(32)]
     scorer = Scorer(Endpoint(poison="text 21"), ScoringOptions())
