@@ -15,7 +15,7 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline run cluster submit stop \
+.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline bench-scoring run cluster submit stop \
 	package verify-package clean
 
 help: ## list the targets
@@ -42,6 +42,9 @@ test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 12 minut
 
 bench-baseline: setup $(MODEL) ## what the engine and each job can do; 9 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks baseline $(ARGS)
+
+bench-scoring: setup $(MODEL) ## the async UDF beside one call a review; 8 minutes (ARGS=--help: more)
+	@$(BIN)/python -m tests.benchmarks scoring $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)

@@ -22,7 +22,7 @@ from tests.benchmarks.machine import commit, machine, versions
 
 RESULTS = Path("build/bench")
 DOCS = Path("docs/benchmarks.md")
-NAMES = ("baseline",)
+NAMES = ("baseline", "scoring")
 """All benchmarks: modules of this package that hold a `BENCHMARK`."""
 
 cli = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
@@ -48,6 +48,23 @@ def baseline(
 ) -> None:
     """What the engine can do, and what the jobs do today; about nine minutes."""
     run("baseline", Options(rounds, seconds, warm_up), only, output, run_dir)
+
+
+@cli.command(
+    epilog="Examples: `python -m tests.benchmarks scoring --rounds 1 --seconds 3`,"
+    " `python -m tests.benchmarks scoring --only sequential,async`"
+)
+def scoring(
+    rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 6.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 4.0,
+    only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
+    output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
+    / "scoring.json",
+    run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
+) -> None:
+    """The async UDF beside one call a review, and its latency; about eight minutes."""
+    run("scoring", Options(rounds, seconds, warm_up), only, output, run_dir)
 
 
 @cli.command(epilog="Examples: `python -m tests.benchmarks docs`, `... docs baseline`")
@@ -131,6 +148,11 @@ def _measured(
             )
             # After each: a run that is cut short leaves what it has found.
             result = report.document(benchmark, options, measured, **facts)
+            output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if benchmark.figures is not None:
+            status.update("further figures")
+            figures = benchmark.figures(cluster, result)
+            result |= {**figures, "figures": list(figures)}
             output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.benchmarks.rates import Sample, drift, order, steady_rate
@@ -39,14 +39,21 @@ class Variant:
         In words, for the table.
     build
         Returns the job, a `StatementSet` that is not yet submitted. Its source is one of
-        `tests.benchmarks.sources`.
+        `tests.benchmarks.sources`. None where a client is measured.
     compared_to
         The variant that the ratio is to; None: it stands for itself.
+    client
+        Name of a client in `tests.benchmarks.clients` that asks the endpoint itself, without
+        Flink; what the endpoint answers is counted then.
+    faults
+        What the endpoint does meanwhile, see `deploy.local.endpoint_faults.Faults`.
     """
 
     what: str
-    build: Callable[[Parameters], Any]
+    build: Callable[[Parameters], Any] | None
     compared_to: str | None = None
+    client: str | None = None
+    faults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,9 @@ class Benchmark:
         What a record of its sources is, in the plural.
     needs_endpoint
         Whether an endpoint must be there.
+    figures
+        Called at the end with the cluster (`tests.benchmarks.cluster.BenchCluster`) and what the
+        file holds so far; returns what else it is to hold.
     """
 
     name: str
@@ -73,6 +83,7 @@ class Benchmark:
     ratio: str
     unit: str = "reviews"
     needs_endpoint: bool = False
+    figures: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -58,20 +59,30 @@ class BenchCluster:
         How long a job is watched.
     run_dir
         Logs and temporary files; what an earlier run left is removed.
+
+    Attributes
+    ----------
+    run_dir
+        Absolute.
+    flink
+        The cluster.
+    endpoint_url
+        Address of the endpoint; empty where there is none.
     """
 
     def __init__(self, benchmark: Benchmark, options: Options, run_dir: Path) -> None:
         self._benchmark = benchmark
         self._options = options
-        self._run_dir = run_dir.absolute()
+        self.run_dir = run_dir.absolute()
         self._endpoint: Child | None = None
-        self._endpoint_url = ""
+        self._sample = load_sample(jobs.PROPERTIES)
+        self.endpoint_url = ""
 
     def __enter__(self) -> BenchCluster:
-        shutil.rmtree(self._run_dir, ignore_errors=True)
-        self._run_dir.mkdir(parents=True)
-        self._pyfiles = _write_pyfiles(self._run_dir / "python.zip")
-        self.flink = FlinkCluster(self._run_dir, slots=1, overrides=OVERRIDES)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self.run_dir.mkdir(parents=True)
+        self._pyfiles = _write_pyfiles(self.run_dir / "python.zip")
+        self.flink = FlinkCluster(self.run_dir, slots=1, overrides=OVERRIDES)
         try:
             self.flink.start()
             if self._benchmark.needs_endpoint:
@@ -90,21 +101,23 @@ class BenchCluster:
         stop_all([self._endpoint] if self._endpoint else [])
 
     def _start_endpoint(self) -> None:
-        sample, port = load_sample(jobs.PROPERTIES), free_port(8090)
+        port = free_port(8090)
         argv = [sys.executable, "-m", "tests.benchmarks.endpoint", "--port", str(port)]
         self._endpoint = Child(
             "endpoint",
-            [*argv, "--name", sample.endpoint.name],
-            log_path=self._run_dir / "logs" / "endpoint.log",
-            env=local_environment(sample.aws.region),
+            [*argv, "--name", self._sample.endpoint.name],
+            log_path=self.run_dir / "logs" / "endpoint.log",
+            env=local_environment(self._sample.aws.region),
             cwd=PROJECT_ROOT,
         )
         self._endpoint.start()
-        self._endpoint_url = f"http://127.0.0.1:{port}"
-        wait_ready([self._endpoint], lambda: answers(f"{self._endpoint_url}/ping"), 60)
+        self.endpoint_url = f"http://127.0.0.1:{port}"
+        wait_ready([self._endpoint], lambda: answers(f"{self.endpoint_url}/ping"), 60)
 
     def measure(self, variant: str) -> Measured:
         """Submit a variant's job, watch it in its steady state, and cancel it.
+
+        A client is started, watched and ended in the same way.
 
         Raises
         ------
@@ -112,23 +125,52 @@ class BenchCluster:
             When it cannot be submitted.
         JobFailedError
             When it fails, or does not come to handle records.
+        PartDiedError
+            When a client ends by itself.
         """
+        description = self._benchmark.variants[variant]
+        if self._endpoint is not None:
+            self._put_faults(description.faults)
+        if description.client is not None:
+            return self._measure_client(description.client)
         parameters = Parameters(
-            self._benchmark.name, variant, str(jobs.PROPERTIES), self._endpoint_url
+            self._benchmark.name, variant, str(jobs.PROPERTIES), self.endpoint_url
         )
-        path = self._run_dir / "parameters" / f"{variant}.json"
+        path = self.run_dir / "parameters" / f"{variant}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(parameters)), encoding="utf-8")
         job_id = self.flink.submit(
             entry=_ENTRY, properties=path, jarfile=jobs.JAR, pyfiles=self._pyfiles
         )
         try:
-            counter = _Counter(self.flink, job_id)
+            counter = _JobCounter(self.flink, job_id)
             counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S)
             self._warm_up(counter)
             return self._watch(counter)
         finally:
             self._cancel(job_id)
+
+    def _measure_client(self, name: str) -> Measured:
+        argv = [sys.executable, "-m", "tests.benchmarks.clients", name]
+        client = Child(
+            name,
+            [*argv, "--url", self.endpoint_url, "--endpoint", self._sample.endpoint.name],
+            log_path=self.run_dir / "logs" / f"{name}.log",
+            env=local_environment(self._sample.aws.region),
+            cwd=PROJECT_ROOT,
+        )
+        with client:
+            counter = _EndpointCounter(self.endpoint_url, client)
+            begun = counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S).count
+            counter.wait_until(lambda sample: sample.count > begun, _STALL_TIMEOUT_S)
+            self._warm_up(counter)
+            return self._watch(counter)
+
+    def _put_faults(self, faults: Mapping[str, Any]) -> None:
+        request = urllib.request.Request(
+            f"{self.endpoint_url}/faults", data=json.dumps(faults).encode(), method="PUT"
+        )
+        direct_opener().open(request, timeout=10).close()
 
     def _warm_up(self, counter: _Counter) -> None:
         samples = [counter.last]
@@ -179,35 +221,70 @@ class BenchCluster:
 
 
 class _Counter:
-    """The records that the source of a job has given, read again and again."""
+    """Records that were handled, read again and again."""
 
-    def __init__(self, flink: FlinkCluster, job_id: str) -> None:
-        self._flink = flink
-        self._job_id = job_id
-        self._path = ""
+    def __init__(self) -> None:
         self.last = Sample(time.monotonic(), 0)
 
     def wait_for_move(self, timeout_s: float) -> Sample:
         before = self.last.count
         return self.wait_until(lambda sample: sample.count > before, timeout_s)
 
-    def wait_until(self, is_enough: Any, timeout_s: float) -> Sample:
+    def wait_until(self, is_enough: Callable[[Sample], bool], timeout_s: float) -> Sample:
         deadline_s = time.monotonic() + timeout_s
-        while not is_enough(self._read()):
-            if time.monotonic() > deadline_s or self._flink.job_state(self._job_id) == "FAILED":
-                why = self._flink.exceptions(self._job_id) or "no exception is recorded"
-                raise JobFailedError(
-                    f"the job has handled {self.last.count} records and no more: {why}"
-                )
+        while True:
+            self.last = Sample(time.monotonic(), self._read())
+            if is_enough(self.last):
+                return self.last
+            self._check(is_too_late=time.monotonic() > deadline_s)
             time.sleep(_POLL_S)
-        return self.last
 
-    def _read(self) -> Sample:
+    def _read(self) -> int:
+        raise NotImplementedError
+
+    def _check(self, *, is_too_late: bool) -> None:
+        """Raise where no more is to be expected."""
+        raise NotImplementedError
+
+
+class _EndpointCounter(_Counter):
+    """The records that the endpoint has answered for."""
+
+    def __init__(self, endpoint_url: str, client: Child) -> None:
+        super().__init__()
+        self._url = f"{endpoint_url}/stats"
+        self._client = client
+
+    def _read(self) -> int:
+        with direct_opener().open(self._url, timeout=10) as answer:
+            return int(json.load(answer)["records"])
+
+    def _check(self, *, is_too_late: bool) -> None:
+        self._client.check()
+        if is_too_late:
+            raise JobFailedError(f"{self._client.name} is answered for no more records")
+
+
+class _JobCounter(_Counter):
+    """The records that the source of a job has given."""
+
+    def __init__(self, flink: FlinkCluster, job_id: str) -> None:
+        super().__init__()
+        self._flink = flink
+        self._job_id = job_id
+        self._path = ""
+
+    def _read(self) -> int:
         self._path = self._path or self._find()
         found = self._flink.get(self._path) if self._path else []
-        count = int(found[0]["value"]) if found else 0
-        self.last = Sample(time.monotonic(), count)
-        return self.last
+        return int(found[0]["value"]) if found else 0
+
+    def _check(self, *, is_too_late: bool) -> None:
+        if is_too_late or self._flink.job_state(self._job_id) == "FAILED":
+            why = self._flink.exceptions(self._job_id) or "no exception is recorded"
+            raise JobFailedError(
+                f"the job has handled {self.last.count} records and no more: {why}"
+            )
 
     def _find(self) -> str:
         """Return the counter's address; empty until the job has it."""

@@ -134,6 +134,7 @@ def markdown(result: Document) -> str:
         [
             *lines,
             "",
+            *_figures(result),
             f"`{result['command']}` on {result['date'][:10]}{commit}. Rounds: {options['rounds']};"
             f" {options['seconds']:g} s each, after {options['warm_up_s']:g} s of warm-up or more."
             f" First and second half of a measurement differ by {spread(drifts).median:.0%} in the"
@@ -143,6 +144,20 @@ def markdown(result: Document) -> str:
             f" {machine['system']}; {packages}.",
         ]
     )
+
+
+def _figures(result: Document) -> list[str]:
+    """Return the lines of what was measured besides, and an empty one; nothing if there is none."""
+    found = []
+    for name in result.get("figures", []):
+        figure = result[name]
+        parts = figure.items() if isinstance(figure, Mapping) else [("", figure)]
+        found += [
+            f"| `{name}`{key and f' {key}'} | {value:,} |"
+            for key, value in parts
+            if isinstance(value, int | float)
+        ]
+    return ["| figure | |", "|---|---:|", *found, ""] if found else []
 
 
 def with_figures(text: str, result: Document) -> str:

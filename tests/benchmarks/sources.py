@@ -64,6 +64,18 @@ def create_rated_reviews(t_env: Any) -> None:
         FROM numbers""")
 
 
+def create_review_texts(t_env: Any) -> None:
+    """Define the view `review_texts`: `review_id STRING`, `review_body STRING`; all differ."""
+    _create_numbers(t_env)
+    rng = random.Random(_SEED)
+    bodies = [review_text(category, rating, rng) for category, rating in _kinds(rng)]
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW review_texts AS
+        SELECT 'R' || CAST(number AS STRING) AS review_id,
+               {_one_of(bodies)} || ' ' || CAST(number AS STRING) AS review_body
+        FROM numbers""")
+
+
 def create_reviews(t_env: Any) -> None:
     """Define the table `reviews`, of the columns `REVIEW_RECORD`: those of the job's source."""
     rng = random.Random(_SEED)

@@ -29,3 +29,20 @@ def test_a_benchmark_measures_and_writes_it_down(tmp_path: Path) -> None:
     docs.write_text("<!-- baseline: begin -->\n<!-- baseline: end -->\n", encoding="utf-8")
     subprocess.run([*program, "docs", "--results", tmp_path, "--path", docs], check=True)
     assert all(what in docs.read_text(encoding="utf-8") for what in variants.values())
+
+
+def test_a_benchmark_has_clients_faults_and_further_figures(tmp_path: Path) -> None:
+    output = tmp_path / "scoring.json"
+    options = ["--rounds", "1", "--seconds", "1", "--warm-up", "0.5", "--only", "sequential,async"]
+    program = [sys.executable, "-m", "tests.benchmarks", "scoring", *options]
+    subprocess.run([*program, "--output", output, "--run-dir", tmp_path / "run"], check=True)
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert result["figures"] == ["sequential_per_s", "async_per_s", "speedup", "latency_ms"]
+    # One at a time, from an endpoint that takes 21 ms for it.
+    assert 0 < result["sequential_per_s"] < 1000 / 21
+    assert result["async_per_s"] > 0
+    latency_ms = result["latency_ms"]
+    assert latency_ms["reviews"] > 1_000
+    # More than the endpoint takes for a single review.
+    assert 21 < latency_ms["p50"] <= latency_ms["p95"] <= latency_ms["p99"]
+    assert len(latency_ms["parts"]) == 3

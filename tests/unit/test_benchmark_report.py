@@ -118,6 +118,14 @@ def test_the_markdown_has_a_row_for_each_variant_and_how_it_was_made() -> None:
     assert "commit" not in markdown(result(commit=None, dirty=None))
 
 
+def test_the_markdown_has_what_was_measured_besides() -> None:
+    further = {"latency_ms": {"p50": 1234.5, "parts": [{"p50": 1.0}]}, "speedup": 210.0}
+    lines = markdown(result(**further, figures=[*further])).splitlines()
+    assert "| `latency_ms` p50 | 1,234.5 |" in lines
+    assert "| `speedup` | 210.0 |" in lines
+    assert not any("parts" in line for line in lines)
+
+
 def test_the_terminal_shows_the_same_rows() -> None:
     shown = table(result())
     assert shown.row_count == 3
