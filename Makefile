@@ -39,7 +39,7 @@ test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTE
 test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 12 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-bench-baseline: setup $(MODEL) ## what the engine and each job can do (ARGS=--help: more)
+bench-baseline: setup $(MODEL) ## what the engine and each job can do; 9 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks baseline $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)

@@ -27,9 +27,6 @@ from udfs.core.parsing import ParseReason, ReviewFormat
 SCORED = "scored"
 """The fate of a sound record."""
 
-MIN_LATENESS_S = 60.0
-"""A late record's event time lies this far beyond the watermark delay, up to twice as far."""
-
 _RATING_WEIGHTS = (17, 8, 10, 18, 47)  # 1 to 5 stars, about as on Amazon
 _PRODUCTS_PER_CATEGORY = 25
 _ID_CHARACTERS = string.ascii_uppercase + string.digits
@@ -59,8 +56,10 @@ class GeneratorOptions:
     watermark_delay_s
         That of the job that reads the stream, in seconds.
     late_share
-        Share of late records among the sound ones, 0 to 0.5; late means that the event time lies
-        60 to 120 s beyond the watermark delay.
+        Share of late records among the sound ones, 0 to 0.5.
+    min_lateness_s
+        A late record's event time lies so far beyond the watermark delay, up to twice as far; more
+        than 0. What stands still for longer than this makes such a record on time.
     late_free_s
         So long after the first record none is late, in seconds: nothing is before there is a
         watermark.
@@ -86,6 +85,7 @@ class GeneratorOptions:
     max_disorder_s: float = 8.0
     watermark_delay_s: float = 10.0
     late_share: float = 0.005
+    min_lateness_s: float = 60.0
     late_free_s: float = 10.0
     broken_share: float = 0.02
     burst_every: int = 2_000
@@ -105,6 +105,8 @@ class GeneratorOptions:
             for name in ("late_share", "broken_share")
             if not 0 <= getattr(self, name) <= 0.5
         ]
+        if self.min_lateness_s <= 0:
+            wrong.append("min_lateness_s must be more than 0")
         if self.burst_reviews < 0 or self.burst_every < max(1, 4 * self.burst_reviews):
             wrong.append("burst_every must be at least four times burst_reviews")
         if not _MIN_BODY_BOUND <= self.max_body_bytes <= _MAX_BODY_BOUND:
@@ -301,7 +303,7 @@ def _sound(review: CustomerReview, options: GeneratorOptions, rng: random.Random
     if options.format == "tsv":
         return _Draft(review, _plain(review, options), disorder)
     if rng.random() < options.late_share:
-        lateness_s = options.watermark_delay_s + MIN_LATENESS_S * rng.uniform(1, 2)
+        lateness_s = options.watermark_delay_s + options.min_lateness_s * rng.uniform(1, 2)
         lateness = timedelta(seconds=lateness_s)
         return _Draft(review, _plain(review, options), disorder, lateness=lateness)
     if rng.random() < _ODD_JSON_SHARE:

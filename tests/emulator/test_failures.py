@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import psutil
-
 from deploy.local.generator import GeneratorOptions, generate
 from deploy.local.recorder import Recorder
 from deploy.local.sender import Sender
@@ -12,6 +10,7 @@ from deploy.local.stack import BUCKET, Stack
 from deploy.local.tails import ArchiveTail, StreamTail, Tail
 from tests.emulator.conftest import by_name, put, read_stream, resubmit, submit
 from tests.waiting import until
+from tests.workers import python_workers
 
 
 def follow(stack: Stack, streams: dict[str, str], recorder: Recorder) -> list[Tail]:
@@ -26,15 +25,6 @@ def follow(stack: Stack, streams: dict[str, str], recorder: Recorder) -> list[Ta
     for tail in tails:
         tail.start()
     return tails
-
-
-def python_workers(stack: Stack) -> list[psutil.Process]:
-    return [
-        child
-        for part in stack.cluster.task_managers
-        for child in psutil.Process(part.pid).children(recursive=True)
-        if "python" in child.name() and "pyflink.fn_execution" in " ".join(child.cmdline())
-    ]
 
 
 def test_nothing_is_lost_when_the_python_worker_is_killed(stack: Stack, tmp_path: Path) -> None:

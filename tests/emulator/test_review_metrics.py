@@ -16,8 +16,8 @@ import pytest
 from deploy.local import jobs
 from deploy.local.stack import Stack
 from tests.emulator.conftest import read_stream, wait_until_read
-from tests.emulator.test_failures import python_workers
 from tests.waiting import until
+from tests.workers import python_workers
 
 MAX_HASH_KEY = 2**128
 

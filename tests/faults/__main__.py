@@ -20,6 +20,9 @@ cli = typer.Typer(add_completion=False, rich_markup_mode="markdown")
 def main(
     only: Annotated[str, typer.Option(help="Some faults, separated by commas.")] = ",".join(FAULTS),
     rate: Annotated[float, typer.Option(min=1, help="Reviews a second.")] = 100.0,
+    after_s: Annotated[
+        float, typer.Option(min=1, help="Seconds of reviews through every job before the fault.")
+    ] = 5.0,
     seed: Annotated[int, typer.Option(help="Of the reviews.")] = 1,
     output: Annotated[Path, typer.Option(help="Takes the rows as JSON.")] = Path(
         "build/faults.json"
@@ -41,7 +44,7 @@ def main(
     rows: list[FaultRow] = []
     for number, name in enumerate(names, 1):
         console.print(f"{name} ({number} of {len(names)})", style="bold")
-        options = HarnessOptions(rate_per_s=rate, seed=seed)
+        options = HarnessOptions(rate_per_s=rate, break_after_s=after_s, seed=seed)
         row = break_once(FAULTS[name], run_dir / name, console, options)
         rows.append(row)
         for problem in row.problems:
@@ -58,7 +61,7 @@ def main(
 
 def _table(rows: list[FaultRow]) -> Table:
     table = Table(title="faults", title_justify="left")
-    for column in ("fault", "sent", "lost", "truth matches", "repeats", "recovery s", "passed"):
+    for column in ("fault", "sent", "lost", "truth\nmatches", "repeats", "recovery\ns", "passed"):
         table.add_column(column, justify="left" if column == "fault" else "right", no_wrap=True)
     for row in rows:
         cells = (row.sent, row.lost, row.truth_matches, row.repeats, row.recovery_s, row.passed)

@@ -4,12 +4,11 @@ import os
 import signal
 import time
 
-import psutil
-
 from deploy.local.emulator import answers
 from deploy.local.process import Child, wait_ready
 from deploy.local.stack import Stack
 from tests.faults.harness import PARALLELISM, Bite, Fault, NoBiteError, Rig
+from tests.workers import python_workers
 
 _AWAY_S = 20.0
 _NOTICE_TIMEOUT_S = 60.0
@@ -94,17 +93,6 @@ FAULTS: dict[str, Fault] = {
     for fault in (kill_task_manager, kill_python_workers, rescale, endpoint_away, emulator_away)
 }
 """All of them, by name."""
-
-
-def python_workers(stack: Stack) -> list[psutil.Process]:
-    """Return the processes that run UDFs, of all TaskManagers."""
-    return [
-        child
-        for part in stack.cluster.task_managers
-        if part.is_running
-        for child in psutil.Process(part.pid).children(recursive=True)
-        if "python" in child.name() and "pyflink.fn_execution" in " ".join(child.cmdline())
-    ]
 
 
 def _restarts(rig: Rig, since_ms: float) -> str:

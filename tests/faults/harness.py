@@ -26,9 +26,10 @@ _POLL_S = 0.2
 _START_TIMEOUT_S = 180.0
 _SETTLE_TIMEOUT_S = 120.0
 _CHECKPOINT_TIMEOUT_S = 20.0
-_CALM_S = 5.0
 # On a busy machine the first windows take their time.
 _LATE_FREE_S = 25.0
+# No fault keeps a window open for so long, on whatever machine.
+_MIN_LATENESS_S = 600.0
 _TOLERANCE_S = 2.0
 
 
@@ -105,6 +106,8 @@ class HarnessOptions:
     ----------
     rate_per_s
         Reviews a second.
+    break_after_s
+        How long reviews flow through every job, in seconds, before something is broken.
     recovery_timeout_s
         How long it may take until no job is further behind than before.
     entry
@@ -114,6 +117,7 @@ class HarnessOptions:
     """
 
     rate_per_s: float = 100.0
+    break_after_s: float = 5.0
     recovery_timeout_s: float = 120.0
     entry: Path = jobs.ENTRY
     seed: int = 1
@@ -225,7 +229,11 @@ class _Drill:
             stack,
             self._config,
             jobs.JOBS,
-            generate(GeneratorOptions(late_free_s=_LATE_FREE_S), options.seed, time.time),
+            generate(
+                GeneratorOptions(late_free_s=_LATE_FREE_S, min_lateness_s=_MIN_LATENESS_S),
+                options.seed,
+                time.time,
+            ),
             console,
             rate_per_s=options.rate_per_s,
             entry=options.entry,
@@ -283,7 +291,7 @@ class _Drill:
             if not rig.until(lambda: all(self._counts().values()), _SETTLE_TIMEOUT_S):
                 raise RunError(f"not everything has come out: {self._counts()}")
             calm_s, calm_ms = time.monotonic(), time.time() * 1000
-            rig.watch(_CALM_S)
+            rig.watch(self._options.break_after_s)
             rig.until(lambda: not self._without_checkpoint(calm_ms), _CHECKPOINT_TIMEOUT_S)
             pipeline.problems += [
                 f"{job} has completed no checkpoint" for job in self._without_checkpoint(calm_ms)

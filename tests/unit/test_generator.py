@@ -160,17 +160,27 @@ def test_records_are_made_when_they_are_asked_for() -> None:
     disorder_share=st.floats(0, 0.99),
     step_s=st.sampled_from([0.0, 0.005, 0.1, 2.0]),
     late_share=st.sampled_from([0.0, 0.005, 0.5]),
+    lateness_s=st.sampled_from([1.0, 60.0, 600.0]),
 )
 def test_event_times_are_within_the_disorder_or_late(
-    seed: int, delay_s: float, disorder_share: float, step_s: float, late_share: float
+    seed: int,
+    delay_s: float,
+    disorder_share: float,
+    step_s: float,
+    late_share: float,
+    lateness_s: float,
 ) -> None:
     options = GeneratorOptions(
-        max_disorder_s=delay_s * disorder_share, watermark_delay_s=delay_s, late_share=late_share
+        max_disorder_s=delay_s * disorder_share,
+        watermark_delay_s=delay_s,
+        late_share=late_share,
+        min_lateness_s=lateness_s,
     )
     rounding_s = 0.0011  # event times have milliseconds
     for record, age_s in ages_s(made(options, 300, seed, step_s)):
         if record.is_late:
-            assert delay_s + 60 - rounding_s <= age_s <= delay_s + 120 + rounding_s
+            least_s, most_s = delay_s + lateness_s, delay_s + 2 * lateness_s
+            assert least_s - rounding_s <= age_s <= most_s + rounding_s
         else:
             assert -rounding_s <= age_s <= options.max_disorder_s + rounding_s
 
@@ -344,7 +354,9 @@ def test_every_wrong_option_is_named_at_once() -> None:
 
 # Text as UTF-8 can hold it.
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
-KEY = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(str.isprintable)
+KEY = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
+    lambda key: key.isprintable() and not key.isspace()
+)
 
 
 @settings(deadline=None)

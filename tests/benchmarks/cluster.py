@@ -1,0 +1,241 @@
+"""A standalone cluster with one slot, in which one job after another is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+import urllib.parse
+import urllib.request
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deploy.local import jobs
+from deploy.local.cluster import FlinkCluster, JobFailedError
+from deploy.local.emulator import PROJECT_ROOT, answers, direct_opener, local_environment
+from deploy.local.process import Child, free_port, stop_all, wait_ready
+from deploy.local.sample import load_sample
+from tests.benchmarks.bench import Benchmark, Measured, Options, Parameters
+from tests.benchmarks.rates import Sample, is_getting_faster
+
+COUNTED = "Source__numbers.numRecordsOut"
+"""Flink's counter of what the sources in `tests.benchmarks.sources` have given."""
+
+OVERRIDES: dict[str, str | int] = {
+    # The managed service's default. Under the laptop's five seconds every measurement would hold
+    # a checkpoint or two.
+    "execution.checkpointing.interval": "60 s",
+    # A job that fails must not be measured on.
+    "restart-strategy.type": "none",
+    # The counters' age, at most, when they are asked for twice in a row.
+    "metrics.fetcher.update-interval": 100,
+}
+"""Flink's configuration, over that of the laptop's cluster."""
+
+# Of the warm-up: what is compiled for a job of many operators takes longer.
+_MAX_WARM_UPS = 4
+_SPAN_S, _GAIN = 1.5, 0.05
+
+_ENTRY = Path(__file__).with_name("entry.py")
+_POLL_S = 0.1
+_START_TIMEOUT_S = 120.0
+_STALL_TIMEOUT_S = 60.0
+
+
+class BenchCluster:
+    """A cluster, and an endpoint where the benchmark needs one, within a ``with`` block.
+
+    Parameters
+    ----------
+    benchmark
+        Its jobs are submitted.
+    options
+        How long a job is watched.
+    run_dir
+        Logs and temporary files; what an earlier run left is removed.
+    """
+
+    def __init__(self, benchmark: Benchmark, options: Options, run_dir: Path) -> None:
+        self._benchmark = benchmark
+        self._options = options
+        self._run_dir = run_dir.absolute()
+        self._endpoint: Child | None = None
+        self._endpoint_url = ""
+
+    def __enter__(self) -> BenchCluster:
+        shutil.rmtree(self._run_dir, ignore_errors=True)
+        self._run_dir.mkdir(parents=True)
+        self._pyfiles = _write_pyfiles(self._run_dir / "python.zip")
+        self.flink = FlinkCluster(self._run_dir, slots=1, overrides=OVERRIDES)
+        try:
+            self.flink.start()
+            if self._benchmark.needs_endpoint:
+                self._start_endpoint()
+            self.flink.wait_ready()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self.flink.stop()
+        stop_all([self._endpoint] if self._endpoint else [])
+
+    def _start_endpoint(self) -> None:
+        sample, port = load_sample(jobs.PROPERTIES), free_port(8090)
+        argv = [sys.executable, "-m", "tests.benchmarks.endpoint", "--port", str(port)]
+        self._endpoint = Child(
+            "endpoint",
+            [*argv, "--name", sample.endpoint.name],
+            log_path=self._run_dir / "logs" / "endpoint.log",
+            env=local_environment(sample.aws.region),
+            cwd=PROJECT_ROOT,
+        )
+        self._endpoint.start()
+        self._endpoint_url = f"http://127.0.0.1:{port}"
+        wait_ready([self._endpoint], lambda: answers(f"{self._endpoint_url}/ping"), 60)
+
+    def measure(self, variant: str) -> Measured:
+        """Submit a variant's job, watch it in its steady state, and cancel it.
+
+        Raises
+        ------
+        FlinkClientError
+            When it cannot be submitted.
+        JobFailedError
+            When it fails, or does not come to handle records.
+        """
+        parameters = Parameters(
+            self._benchmark.name, variant, str(jobs.PROPERTIES), self._endpoint_url
+        )
+        path = self._run_dir / "parameters" / f"{variant}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(asdict(parameters)), encoding="utf-8")
+        job_id = self.flink.submit(
+            entry=_ENTRY, properties=path, jarfile=jobs.JAR, pyfiles=self._pyfiles
+        )
+        try:
+            counter = _Counter(self.flink, job_id)
+            counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S)
+            self._warm_up(counter)
+            return self._watch(counter)
+        finally:
+            self._cancel(job_id)
+
+    def _warm_up(self, counter: _Counter) -> None:
+        samples = [counter.last]
+        start_s, warm_up_s = counter.last.at_s, self._options.warm_up_s
+        while (elapsed_s := samples[-1].at_s - start_s) < _MAX_WARM_UPS * warm_up_s:
+            if elapsed_s >= warm_up_s and not is_getting_faster(samples, _SPAN_S, by=_GAIN):
+                return
+            samples.append(counter.wait_for_move(_STALL_TIMEOUT_S))
+
+    def _watch(self, counter: _Counter) -> Measured:
+        # Both ends are moments at which the counter moves: what comes in bundles is not cut.
+        samples = [counter.wait_for_move(_STALL_TIMEOUT_S)]
+        before = self._busy_s()
+        end_s = samples[0].at_s + self._options.seconds
+        while samples[-1].at_s < end_s:
+            samples.append(counter.wait_for_move(_STALL_TIMEOUT_S))
+        after = self._busy_s()
+        elapsed_s = after.pop("at") - before.pop("at")
+        cores = {who: round((after[who] - before[who]) / elapsed_s, 2) for who in before}
+        return Measured(tuple(samples), cores)
+
+    def _busy_s(self) -> dict[str, float]:
+        """Return processor seconds since any start, by who used them, and when that was."""
+        task_manager = psutil.Process(self.flink.task_managers[0].pid)
+        busy = {
+            "jvm": _processor_s(task_manager),
+            "python": sum(map(_processor_s, task_manager.children(recursive=True))),
+        }
+        if self._endpoint is not None:
+            busy["endpoint"] = _processor_s(psutil.Process(self._endpoint.pid))
+        machine = psutil.cpu_times()
+        idle_s = machine.idle + getattr(machine, "iowait", 0.0)
+        # Guests' time is within that of the users.
+        whole_s = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0)
+        return {**busy, "other": whole_s - idle_s - sum(busy.values()), "at": time.monotonic()}
+
+    def _cancel(self, job_id: str) -> None:
+        request = urllib.request.Request(
+            f"{self.flink.rest_url}/jobs/{job_id}?mode=cancel", method="PATCH"
+        )
+        deadline_s = time.monotonic() + _STALL_TIMEOUT_S
+        if self.flink.job_state(job_id) not in ("FAILED", "CANCELED"):
+            direct_opener().open(request, timeout=10).close()
+        while self.flink.job_state(job_id) not in ("FAILED", "CANCELED"):
+            if time.monotonic() > deadline_s:
+                raise JobFailedError(f"job {job_id} does not end")
+            time.sleep(_POLL_S)
+
+
+class _Counter:
+    """The records that the source of a job has given, read again and again."""
+
+    def __init__(self, flink: FlinkCluster, job_id: str) -> None:
+        self._flink = flink
+        self._job_id = job_id
+        self._path = ""
+        self.last = Sample(time.monotonic(), 0)
+
+    def wait_for_move(self, timeout_s: float) -> Sample:
+        before = self.last.count
+        return self.wait_until(lambda sample: sample.count > before, timeout_s)
+
+    def wait_until(self, is_enough: Any, timeout_s: float) -> Sample:
+        deadline_s = time.monotonic() + timeout_s
+        while not is_enough(self._read()):
+            if time.monotonic() > deadline_s or self._flink.job_state(self._job_id) == "FAILED":
+                why = self._flink.exceptions(self._job_id) or "no exception is recorded"
+                raise JobFailedError(
+                    f"the job has handled {self.last.count} records and no more: {why}"
+                )
+            time.sleep(_POLL_S)
+        return self.last
+
+    def _read(self) -> Sample:
+        self._path = self._path or self._find()
+        found = self._flink.get(self._path) if self._path else []
+        count = int(found[0]["value"]) if found else 0
+        self.last = Sample(time.monotonic(), count)
+        return self.last
+
+    def _find(self) -> str:
+        """Return the counter's address; empty until the job has it."""
+        for task in self._flink.get(f"/jobs/{self._job_id}")["vertices"]:
+            path = f"/jobs/{self._job_id}/vertices/{task['id']}/subtasks/0/metrics"
+            for metric in self._flink.get(path):
+                if metric["id"].endswith(COUNTED):
+                    return f"{path}?{urllib.parse.urlencode({'get': metric['id']})}"
+        return ""
+
+
+def _processor_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def _write_pyfiles(path: Path) -> Path:
+    """Write the zip of what the jobs import: the project, and this package."""
+    jobs.write_pyfiles(path)
+    own = [
+        PROJECT_ROOT / "tests" / "__init__.py",
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *sorted((PROJECT_ROOT / "deploy").rglob("*.py")),
+    ]
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for source in own:
+            archive.write(source, source.relative_to(PROJECT_ROOT))
+    return path
