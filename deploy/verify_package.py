@@ -117,9 +117,7 @@ class Report:
     start_seconds: float
 
 
-def verify(
-    package: Path, work_dir: Path, console: Console, *, limit: int = 500, imports: bool = True
-) -> Report:
+def verify(package: Path, work_dir: Path, console: Console, *, limit: int = 500) -> Report:
     """Unpack a zip, run its jobs, reconcile.
 
     Parameters
@@ -132,9 +130,6 @@ def verify(
         Takes progress.
     limit
         How many reviews are sent.
-    imports
-        Whether every module is imported before the cluster starts, which finds a missing library
-        in seconds.
 
     Raises
     ------
@@ -156,9 +151,9 @@ def verify(
     python = service_environment(work_dir)
     console.print("  the service's environment is made")
     options = read_properties(jobs.PROPERTIES)[RUN_OPTIONS_GROUP]
-    if imports:
-        check_imports(unpacked, options, python)
-        console.print("  every module of the zip can be imported")
+    # A library that the client lacks is found in seconds, and all of them at once.
+    check_imports(unpacked, options, python)
+    console.print("  every module of the zip can be imported")
     stack_options = StackOptions(
         model_dir=jobs.MODEL_DIR,
         properties=jobs.PROPERTIES,
