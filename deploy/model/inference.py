@@ -22,7 +22,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import joblib
 import numpy as np
@@ -287,7 +287,25 @@ def _decoded(body: str | bytes | bytearray) -> str:
 def _of_json_lines(body: str) -> list[str]:
     # Not splitlines: a text may hold other line separators, such as U+2028, unescaped.
     lines = body.removesuffix("\n").split("\n")
-    return [_text(line, number) for number, line in enumerate(lines, start=1)]
+    texts = _of_flat_lines(body.removesuffix("\n"), len(lines))
+    return texts or [_text(line, number) for number, line in enumerate(lines, start=1)]
+
+
+def _of_flat_lines(body: str, lines: int) -> list[str] | None:
+    """Read all lines in one go, twice as fast, where each can only be one flat object.
+
+    Each begins and ends with a brace, and there are no others: what was to join or split lines
+    would leave fewer objects than lines. None where it is not so simple, or anything is wrong.
+    """
+    joined = body.count("}\n{") + 1
+    if (body[:1], body[-1:], joined) != ("{", "}", lines) or body.count("{") != lines:
+        return None
+    try:
+        records = json.loads(f"[{body.replace(chr(10), ',')}]")
+        texts = [_only_text(record["features"]) for record in records]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return cast(list[str], texts) if len(texts) == lines and None not in texts else None
 
 
 def _text(line: str, number: int) -> str:

@@ -72,6 +72,8 @@ class Benchmark:
         What a record of its sources is, in the plural.
     needs_endpoint
         Whether an endpoint must be there.
+    parallelism
+        Of every job, and slots of the TaskManager.
     figures
         Called at the end with the cluster (`tests.benchmarks.cluster.BenchCluster`) and what the
         file holds so far; returns what else it is to hold.
@@ -83,6 +85,7 @@ class Benchmark:
     ratio: str
     unit: str = "reviews"
     needs_endpoint: bool = False
+    parallelism: int = 1
     figures: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
 
 

@@ -1,4 +1,4 @@
-"""A standalone cluster with one slot, in which one job after another is measured."""
+"""A standalone cluster, in which one job after another is measured."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ class BenchCluster:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.run_dir.mkdir(parents=True)
         self._pyfiles = _write_pyfiles(self.run_dir / "python.zip")
-        self.flink = FlinkCluster(self.run_dir, slots=1, overrides=OVERRIDES)
+        self.flink = FlinkCluster(
+            self.run_dir, slots=self._benchmark.parallelism, overrides=OVERRIDES
+        )
         try:
             self.flink.start()
             if self._benchmark.needs_endpoint:
@@ -140,7 +142,11 @@ class BenchCluster:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(asdict(parameters)), encoding="utf-8")
         job_id = self.flink.submit(
-            entry=_ENTRY, properties=path, jarfile=jobs.JAR, pyfiles=self._pyfiles
+            entry=_ENTRY,
+            properties=path,
+            jarfile=jobs.JAR,
+            pyfiles=self._pyfiles,
+            parallelism=self._benchmark.parallelism,
         )
         try:
             counter = _JobCounter(self.flink, job_id)
@@ -277,7 +283,7 @@ class _JobCounter(_Counter):
     def _read(self) -> int:
         self._path = self._path or self._find()
         found = self._flink.get(self._path) if self._path else []
-        return int(found[0]["value"]) if found else 0
+        return int(found[0]["sum"]) if found else 0
 
     def _check(self, *, is_too_late: bool) -> None:
         if is_too_late or self._flink.job_state(self._job_id) == "FAILED":
@@ -289,7 +295,7 @@ class _JobCounter(_Counter):
     def _find(self) -> str:
         """Return the counter's address; empty until the job has it."""
         for task in self._flink.get(f"/jobs/{self._job_id}")["vertices"]:
-            path = f"/jobs/{self._job_id}/vertices/{task['id']}/subtasks/0/metrics"
+            path = f"/jobs/{self._job_id}/vertices/{task['id']}/subtasks/metrics"
             for metric in self._flink.get(path):
                 if metric["id"].endswith(COUNTED):
                     return f"{path}?{urllib.parse.urlencode({'get': metric['id']})}"

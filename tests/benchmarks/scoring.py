@@ -109,6 +109,8 @@ BENCHMARK = Benchmark(
     title="predictions: the async UDF beside one call a review",
     ratio="ratio",
     needs_endpoint=True,
+    # As the machine's cores: one bundle is sent while the other one is waited for.
+    parallelism=2,
     figures=figures,
     variants={
         "review_texts": Variant("source: ids and bodies, all different", _review_texts),

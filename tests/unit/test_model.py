@@ -672,3 +672,43 @@ def test_the_command_says_where_it_cannot_write(tmp_path):
     result = CliRunner().invoke(app, [str(data), "--output", str(data)])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
+
+
+def _lines_of(texts: list[str]) -> str:
+    return "\n".join(json.dumps({"features": [text]}, ensure_ascii=False) for text in texts)
+
+
+PIECE = st.sampled_from(
+    [
+        '{"features": ["a"]}',
+        '{"features": [',
+        '"b"]}',
+        "{",
+        "}",
+        "\n",
+        ",",
+        '"',
+        "[",
+        "]",
+        "{} ",
+        "x",
+    ]
+)
+
+
+@given(st.lists(PIECE, max_size=12).map("".join) | st.lists(st.text()).map(_lines_of))
+def test_lines_read_in_one_go_are_those_read_one_by_one(body: str) -> None:
+    def one_by_one() -> list[str] | str:
+        lines = body.removesuffix("\n").split("\n")
+        try:
+            return [inference._text(line, number) for number, line in enumerate(lines, start=1)]
+        except inference.RequestError as error:
+            return str(error)
+
+    def at_once() -> list[str] | str:
+        try:
+            return inference._of_json_lines(body)
+        except inference.RequestError as error:
+            return str(error)
+
+    assert at_once() == one_by_one()
