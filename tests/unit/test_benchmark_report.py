@@ -1,6 +1,8 @@
 """What a benchmark leaves behind."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.benchmarks.__main__ import NAMES, cli
-from tests.benchmarks.bench import Benchmark, Measured, Measurement, Options, Variant, measurements
+from tests.benchmarks.bench import (
+    Benchmark,
+    Measure,
+    Measured,
+    Measurement,
+    Options,
+    Variant,
+    measurements,
+)
 from tests.benchmarks.rates import Sample
 from tests.benchmarks.report import DocsError, document, markdown, table, unsteady, with_figures
 
@@ -52,12 +62,20 @@ def result(**changes: Any) -> dict[str, Any]:
 
 def test_every_round_measures_every_variant_in_another_order() -> None:
     asked: list[str] = []
+    rounds: list[str] = []
 
     def measure(name: str) -> Measured:
         asked.append(name)
         return measured(RATES[name][0])
 
-    done = list(measurements(BENCHMARK, Options(rounds=3), measure))
+    @contextlib.contextmanager
+    def open_round(number: int) -> Iterator[Measure]:
+        rounds.append(f"open {number}")
+        yield measure
+        rounds.append(f"close {number}")
+
+    done = list(measurements(BENCHMARK, Options(rounds=3), open_round))
+    assert rounds == ["open 1", "close 1", "open 2", "close 2", "open 3", "close 3"]
     assert [one.variant for one in done] == asked
     assert [asked[i : i + 3] for i in (0, 3, 6)] == [
         ["source", "half", "alone"],
