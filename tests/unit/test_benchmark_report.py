@@ -132,8 +132,15 @@ def test_the_markdown_has_a_row_for_each_variant_and_how_it_was_made() -> None:
     rest = "\n".join(lines[5:])
     for fact in ("`make bench-toy`", "0123456789 and changes", "A chip, 2 cores", "python 3.11.9"):
         assert fact in rest
+    assert "Rounds: 3; 4 s each" in rest
     assert "not committed" not in markdown(result(dirty=False))
     assert "commit" not in markdown(result(commit=None, dirty=None))
+
+
+def test_a_run_that_was_cut_short_says_so() -> None:
+    whole = result()
+    cut = whole | {"measurements": whole["measurements"][:7]}
+    assert "Rounds: 3 (cut short: 7 of 9 measurements); 4 s each" in markdown(cut)
 
 
 def test_the_terminal_shows_the_same_rows() -> None:
