@@ -59,10 +59,10 @@ stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop
 
 package: setup ## the zip that runs on Managed Service for Apache Flink: build/package/
-	@$(BIN)/python -m deploy.package $(ARGS)
+	@$(BIN)/python -m deploy.package
 
-verify-package: package $(MODEL) ## run that zip as the service does, and account for every record
-	@$(BIN)/python -m deploy.verify_package
+verify-package: package $(MODEL) ## run that zip as the service does, account for every record (LIMIT=N)
+	@$(BIN)/python -m deploy.verify_package $(if $(LIMIT),--limit "$(LIMIT)")
 
 lock: tools $(UV) ## compile requirements.lock anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --all-extras --generate-hashes --universal --python-version 3.11 \

@@ -191,10 +191,13 @@ def run_uv(*arguments: str) -> None:
     PackageError
         When there is none, or it fails; holds its words.
     """
-    found = sorted(PROJECT_ROOT.glob("build/uv-*/bin/uv"))
-    if not found:
-        raise PackageError("no build/uv-*/bin/uv; run: make setup")
-    result = subprocess.run([str(found[-1]), *arguments], capture_output=True, text=True)
+    version = re.search(
+        r"^UV_VERSION := (\S+)$", (PROJECT_ROOT / "Makefile").read_text(), flags=re.MULTILINE
+    )
+    uv = PROJECT_ROOT / f"build/uv-{version and version[1]}/bin/uv"
+    if not uv.exists():
+        raise PackageError(f"no {uv}; run: make setup")
+    result = subprocess.run([str(uv), *arguments], capture_output=True, text=True)
     if result.returncode != 0:
         raise PackageError(f"uv {' '.join(arguments[:2])} failed:\n{result.stderr.strip()}")
 

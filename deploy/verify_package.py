@@ -12,6 +12,7 @@ One thing is not as on the service: the properties are not at
 
 import argparse
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -142,11 +143,31 @@ def verify(package: Path, work_dir: Path, console: Console, *, limit: int = 500)
     """
     if not package.is_file():
         raise PackageError(f"no {shown(package)}; run: make package")
+    with _alone(work_dir):
+        return _verified(package, work_dir, console, limit=limit)
+
+
+@contextlib.contextmanager
+def _alone(work_dir: Path) -> Iterator[None]:
+    """Keep a second verification from removing what the first one works with."""
+    work_dir.parent.mkdir(parents=True, exist_ok=True)
+    with work_dir.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise VerifyError(f"{shown(work_dir)} is in use by another verification") from None
+        yield
+
+
+def _verified(package: Path, work_dir: Path, console: Console, *, limit: int) -> Report:
     shutil.rmtree(work_dir, ignore_errors=True)
     unpacked = work_dir / "unpacked"
-    with zipfile.ZipFile(package) as archive:
-        archive.extractall(unpacked)
-        entries = len(archive.infolist())
+    try:
+        with zipfile.ZipFile(package) as archive:
+            archive.extractall(unpacked)
+            entries = len(archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise PackageError(f"{shown(package)} is no zip: {error}; run: make package") from error
     console.print(f"  unpacked {shown(package)}: {entries:,} files")
     python = service_environment(work_dir)
     console.print("  the service's environment is made")
@@ -231,14 +252,19 @@ def check_imports(unpacked: Path, options: Mapping[str, str], python: PythonEnvi
     folder = unpacked / options["pyFiles"]
     venv = python.executable.parents[1]
     told = (unpacked / options["python"], folder, venv)
-    result = subprocess.run(
-        [str(python.executable), "-c", _IMPORT_ALL, *(str(path) for path in told)],
-        cwd=python.cwd,
-        env={**foreign_environment(os.environ), "PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=_IMPORT_TIMEOUT_S,
-    )
+    try:
+        result = subprocess.run(
+            [str(python.executable), "-c", _IMPORT_ALL, *(str(path) for path in told)],
+            cwd=python.cwd,
+            env={**foreign_environment(os.environ), "PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise VerifyError(
+            f"the modules of the zip were not imported within {_IMPORT_TIMEOUT_S:g} s"
+        ) from expired
     if result.returncode != 0:
         raise VerifyError(f"the modules of the zip cannot be imported:\n{result.stderr}")
     found: dict[str, dict[str, str]] = json.loads(result.stdout.splitlines()[-1])

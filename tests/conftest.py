@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 PROJECT_ROOT = Path(__file__).parents[1]
 # Relative paths in the tests and in what they start are meant from here; the Python workers of an
@@ -14,6 +15,10 @@ os.chdir(PROJECT_ROOT)
 os.environ["PYTHONPATH"] = str(PROJECT_ROOT)
 # A shell starts its background jobs with Ctrl-C ignored, and so would be all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine must not fail what is right.
+settings.register_profile("any_machine", deadline=None)
+settings.load_profile("any_machine")
 
 
 @pytest.fixture

@@ -87,6 +87,8 @@ def model_fn(model_dir: str) -> Any:
     """
     prediction = _prediction()
     model = joblib.load(os.path.join(model_dir, MODEL_FILE))
+    if strange := sorted(set(getattr(model, "classes_", _RATINGS)).difference(_RATINGS)):
+        raise ValueError(f"the model in {model_dir} has ratings other than 1 to 5: {strange}")
     if prediction != "mode" and not hasattr(model, "predict_proba"):
         raise ValueError(
             f"{PREDICTION_VARIABLE} is {prediction!r}, but the model in {model_dir} has no"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import shlex
+import shutil
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -16,7 +20,7 @@ from rich.console import Console
 from deploy.local.cluster import FlinkClientError, JobFailedError
 from deploy.local.process import PartError
 from tests.benchmarks import report
-from tests.benchmarks.bench import Benchmark, Measured, Measurement, Options, measurements
+from tests.benchmarks.bench import Benchmark, Measure, Measured, Measurement, Options, measurements
 from tests.benchmarks.cluster import OVERRIDES, BenchCluster
 from tests.benchmarks.machine import commit, machine, versions
 
@@ -99,13 +103,15 @@ def run(name: str, options: Options, only: str, output: Path, run_dir: Path) -> 
         With 2 where there is no such variant, with 1 where a job fails.
     """
     console = Console()
+    # So that all that was started is ended then too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Takes seconds, for it imports PyFlink; `--help` must not wait for it.
     with console.status("loading PyFlink"):
         benchmark = _restricted(importlib.import_module(f"tests.benchmarks.{name}").BENCHMARK, only)
     try:
         result = _measured(benchmark, options, output, run_dir, console)
     except (FlinkClientError, JobFailedError, PartError, OSError) as error:
-        _end(f"{name}: {error}\nlogs: {run_dir / 'logs'}", 1)
+        _end(f"{name}: {error}\nlogs: {run_dir}", 1)
     console.print(report.table(result))
     for sentence in report.unsteady(result):
         console.print(f"not steady: {sentence}", style="yellow", highlight=False)
@@ -122,24 +128,29 @@ def _measured(
     total = options.rounds * len(benchmark.variants)
     measured: list[Measurement] = []
     result: report.Document = {}
+    facts: dict[str, Any] = {
+        "command": _command(benchmark.name, sys.argv[2:]),
+        **commit(),
+        "machine": machine(),
+        "flink_overrides": OVERRIDES,
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        console.status("starting the cluster") as status,
-        BenchCluster(benchmark, options, run_dir) as cluster,
-    ):
-        facts: dict[str, Any] = {
-            "command": _command(benchmark.name, sys.argv[2:]),
-            **commit(),
-            "machine": machine(),
-            "versions": versions(cluster.flink.get),
-            "flink_overrides": OVERRIDES,
-        }
+    shutil.rmtree(run_dir, ignore_errors=True)
+    with console.status("") as status:
 
-        def measure(variant: str) -> Measured:
-            status.update(f"{len(measured) + 1} of {total}: {variant}")
-            return cluster.measure(variant)
+        @contextlib.contextmanager
+        def open_round(number: int) -> Iterator[Measure]:
+            status.update(f"starting the cluster of round {number}")
+            with BenchCluster(benchmark, options, run_dir / f"round-{number}") as cluster:
+                facts["versions"] = versions(cluster.flink.get)
 
-        for one in measurements(benchmark, options, measure):
+                def measure(variant: str) -> Measured:
+                    status.update(f"{len(measured) + 1} of {total}: {variant}")
+                    return cluster.measure(variant)
+
+                yield measure
+
+        for one in measurements(benchmark, options, open_round):
             measured.append(one)
             console.print(
                 f"{len(measured):3} of {total}  {one.variant:<20}"
@@ -151,7 +162,8 @@ def _measured(
             output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         if benchmark.figures is not None:
             status.update("further figures")
-            figures = benchmark.figures(cluster, result)
+            with BenchCluster(benchmark, options, run_dir / "figures") as cluster:
+                figures = benchmark.figures(cluster, result)
             result |= {**figures, "figures": list(figures)}
             output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,10 +147,27 @@ class Measurement:
         return drift(self.measured.samples) if len(self.measured.samples) > 2 else None
 
 
+Measure = Callable[[str], Measured]
+"""Measures the variant of that name."""
+
+
 def measurements(
-    benchmark: Benchmark, options: Options, measure: Callable[[str], Measured]
+    benchmark: Benchmark,
+    options: Options,
+    open_round: Callable[[int], AbstractContextManager[Measure]],
 ) -> Iterator[Measurement]:
-    """Measure every variant in every round, and yield each measurement as it is made."""
+    """Measure every variant in every round, and yield each measurement as it is made.
+
+    Parameters
+    ----------
+    benchmark, options
+        What, and how often.
+    open_round
+        Called with the number of each round, from 1: what its variants are measured in, and what
+        they leave behind goes with it.
+    """
     for number in range(1, options.rounds + 1):
-        for position, name in enumerate(order([*benchmark.variants], number, options.rounds), 1):
-            yield Measurement(number, position, name, measure(name))
+        with open_round(number) as measure:
+            names = order([*benchmark.variants], number, options.rounds)
+            for position, name in enumerate(names, 1):
+                yield Measurement(number, position, name, measure(name))

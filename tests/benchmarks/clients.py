@@ -12,6 +12,7 @@ import aiohttp
 import boto3
 
 from deploy.local.emulator import CLIENT_CONFIG
+from tests.benchmarks.sources import review_bodies
 from udfs.core.codec import CODECS
 
 _CONNECTIONS = 8
@@ -58,9 +59,10 @@ CLIENTS: dict[str, Callable[[str, str], None]] = {"sequential": sequential, "flo
 
 
 def _texts() -> Iterator[str]:
-    """Yield reviews about as long as those of the jobs' source, all of them different."""
+    """Yield the reviews of the jobs' source, all of them different."""
+    bodies = review_bodies()
     for number in itertools.count():
-        yield f"It does what it says and the price is fair, so I would buy it again. {number}"
+        yield f"{bodies[number % len(bodies)]} {number}"
 
 
 if __name__ == "__main__":

@@ -129,16 +129,20 @@ def markdown(result: Document) -> str:
     packages = ", ".join(
         f"{name} {number}" for name, number in versions.items() if name != "apache-flink"
     )
+    other = spread([one["cores"]["other"] for one in result["measurements"]]).median
+    made, wanted = len(result["measurements"]), options["rounds"] * len(result["rows"])
+    cut_short = f" (cut short: {made} of {wanted} measurements)" if made < wanted else ""
     drifts = [abs(one["drift"] or 0) for one in result["measurements"]]
     return "\n".join(
         [
             *lines,
             "",
             *_figures(result),
-            f"`{result['command']}` on {result['date'][:10]}{commit}. Rounds: {options['rounds']};"
+            f"`{result['command']}` on {result['date'][:10]}{commit}. Rounds: {options['rounds']}"
+            f"{cut_short};"
             f" {options['seconds']:g} s each, after {options['warm_up_s']:g} s of warm-up or more."
             f" First and second half of a measurement differ by {spread(drifts).median:.0%} in the"
-            f" median, {max(drifts):.0%} at most.",
+            f" median, {max(drifts):.0%} at most. Other processes kept {other:.1f} cores busy.",
             "",
             f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB,"
             f" {machine['system']}; {packages}.",

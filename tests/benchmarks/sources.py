@@ -48,6 +48,7 @@ SCORED_RECORD: streams.Columns = (
 )
 
 _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
+_EVENT_MS = f"{_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}"
 _SHARD = "shardId-000000000000"
 _BODIES = 64
 _SEED = 1
@@ -64,11 +65,16 @@ def create_rated_reviews(t_env: Any) -> None:
         FROM numbers""")
 
 
+def review_bodies() -> list[str]:
+    """Return the bodies that all sources take theirs from."""
+    rng = random.Random(_SEED)
+    return [review_text(category, rating, rng) for category, rating in _kinds(rng)]
+
+
 def create_review_texts(t_env: Any) -> None:
     """Define the view `review_texts`: `review_id STRING`, `review_body STRING`; all differ."""
     _create_numbers(t_env)
-    rng = random.Random(_SEED)
-    bodies = [review_text(category, rating, rng) for category, rating in _kinds(rng)]
+    bodies = review_bodies()
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW review_texts AS
         SELECT 'R' || CAST(number AS STRING) AS review_id,
@@ -119,8 +125,8 @@ def blackhole(name: str, columns: streams.Columns) -> str:
     return f"CREATE TEMPORARY TABLE `{name}` ({schema}) WITH ('connector' = 'blackhole')"
 
 
-def _create_numbers(t_env: Any, watermark: str = "") -> None:
-    """Define the table `numbers`: `number BIGINT`, `event_time TIMESTAMP_LTZ(3)`."""
+def _create_numbers(t_env: Any, watermark: str = "", event_ms: str = _EVENT_MS) -> None:
+    """Define the table `numbers`: `number BIGINT`, `event_time_ms`, `event_time`."""
     # The operator's name is that of the counter: `tests.benchmarks.cluster.COUNTED`.
     numbers = t_env.stream_env.from_source(
         NumberSequenceSource(0, RECORDS - 1),
@@ -131,9 +137,8 @@ def _create_numbers(t_env: Any, watermark: str = "") -> None:
     schema = (
         _schema((("f0", "BIGINT"),))
         .column_by_expression("number", "f0")
-        .column_by_expression(
-            "event_time", f"TO_TIMESTAMP_LTZ({_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}, 3)"
-        )
+        .column_by_expression("event_time_ms", event_ms)
+        .column_by_expression("event_time", f"TO_TIMESTAMP_LTZ({event_ms}, 3)")
     )
     if watermark:
         schema.watermark("event_time", watermark)

@@ -1,6 +1,7 @@
 """`python -m tests.faults`: break one thing after another, and write down what became of it."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -38,9 +39,13 @@ def main(
     """
     console = Console()
     names = [name.strip() for name in only.split(",") if name.strip()]
-    if unknown := sorted(set(names).difference(FAULTS)) or not names:
-        typer.echo(f"no such fault: {unknown or '(none)'}; faults: {', '.join(FAULTS)}", err=True)
+    unknown = sorted(set(names).difference(FAULTS))
+    if unknown or not names:
+        wrong = f"no such fault: {', '.join(unknown)}" if unknown else "no fault is named"
+        typer.echo(f"{wrong}; faults: {', '.join(FAULTS)}", err=True)
         raise typer.Exit(2)
+    # So that what was stopped or started is continued and ended then too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     rows: list[FaultRow] = []
     for number, name in enumerate(names, 1):
         console.print(f"{name} ({number} of {len(names)})", style="bold")

@@ -1,8 +1,11 @@
 """What can be broken, one thing at a time; each asserts that it was."""
 
+import contextlib
 import os
 import signal
 import time
+
+import psutil
 
 from deploy.local.emulator import answers
 from deploy.local.process import Child, wait_ready
@@ -30,7 +33,8 @@ def kill_python_workers(rig: Rig) -> Bite:
         raise NoBiteError("there is no Python worker")
     since_s, since_ms = time.monotonic(), time.time() * 1000
     for worker in workers:
-        worker.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
     return Bite(f"{len(workers)} Python workers killed; {_restarts(rig, since_ms)}", since_s)
 
 

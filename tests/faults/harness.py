@@ -9,10 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from deploy.local import jobs
-from deploy.local.cluster import FlinkClientError, JobFailedError
 from deploy.local.generator import GeneratorOptions, generate
 from deploy.local.pipeline import Pipeline, RunError
-from deploy.local.process import PartError
 from deploy.local.sample import load_sample
 from deploy.local.stack import Stack, StackOptions
 from deploy.local.windows import WINDOW_MS
@@ -153,6 +151,8 @@ class Rig:
             if time.monotonic() > deadline_s:
                 return False
             self.pipeline.check()
+            if self.lags.error is not None:
+                raise RunError(f"the lags are not known: {self.lags.error!r}") from self.lags.error
             time.sleep(_POLL_S)
         return True
 
@@ -216,7 +216,7 @@ def break_once(
             run_dir, stack_options, on_progress=lambda line: console.print(f"  {line}")
         ) as s:
             return _Drill(s, options, console).carry_out(name, fault)
-    except (PartError, RunError, FlinkClientError, JobFailedError, NoBiteError, OSError) as error:
+    except Exception as error:  # whatever it is, the next fault has its turn
         return FaultRow(fault=name, problems=(f"{type(error).__name__}: {error}",))
 
 

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tests.faults import broken
 from tests.faults.faults import FAULTS
 from tests.faults.harness import HarnessOptions, break_once
+
+# Longer than all that the harness waits for by itself: its row says what is wrong.
+pytestmark = pytest.mark.timeout(900)
 
 
 def test_nothing_is_lost_when_a_task_manager_is_killed(tmp_path: Path) -> None:

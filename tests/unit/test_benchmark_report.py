@@ -1,6 +1,8 @@
 """What a benchmark leaves behind."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.benchmarks.__main__ import NAMES, cli
-from tests.benchmarks.bench import Benchmark, Measured, Measurement, Options, Variant, measurements
+from tests.benchmarks.bench import (
+    Benchmark,
+    Measure,
+    Measured,
+    Measurement,
+    Options,
+    Variant,
+    measurements,
+)
 from tests.benchmarks.rates import Sample
 from tests.benchmarks.report import DocsError, document, markdown, table, unsteady, with_figures
 
@@ -52,12 +62,20 @@ def result(**changes: Any) -> dict[str, Any]:
 
 def test_every_round_measures_every_variant_in_another_order() -> None:
     asked: list[str] = []
+    rounds: list[str] = []
 
     def measure(name: str) -> Measured:
         asked.append(name)
         return measured(RATES[name][0])
 
-    done = list(measurements(BENCHMARK, Options(rounds=3), measure))
+    @contextlib.contextmanager
+    def open_round(number: int) -> Iterator[Measure]:
+        rounds.append(f"open {number}")
+        yield measure
+        rounds.append(f"close {number}")
+
+    done = list(measurements(BENCHMARK, Options(rounds=3), open_round))
+    assert rounds == ["open 1", "close 1", "open 2", "close 2", "open 3", "close 3"]
     assert [one.variant for one in done] == asked
     assert [asked[i : i + 3] for i in (0, 3, 6)] == [
         ["source", "half", "alone"],
@@ -114,6 +132,7 @@ def test_the_markdown_has_a_row_for_each_variant_and_how_it_was_made() -> None:
     rest = "\n".join(lines[5:])
     for fact in ("`make bench-toy`", "0123456789 and changes", "A chip, 2 cores", "python 3.11.9"):
         assert fact in rest
+    assert "Rounds: 3; 4 s each" in rest
     assert "not committed" not in markdown(result(dirty=False))
     assert "commit" not in markdown(result(commit=None, dirty=None))
 
@@ -124,6 +143,12 @@ def test_the_markdown_has_what_was_measured_besides() -> None:
     assert "| `latency_ms` p50 | 1,234.5 |" in lines
     assert "| `speedup` | 210.0 |" in lines
     assert not any("parts" in line for line in lines)
+
+
+def test_a_run_that_was_cut_short_says_so() -> None:
+    whole = result()
+    cut = whole | {"measurements": whole["measurements"][:7]}
+    assert "Rounds: 3 (cut short: 7 of 9 measurements); 4 s each" in markdown(cut)
 
 
 def test_the_terminal_shows_the_same_rows() -> None:

@@ -39,3 +39,8 @@ def test_links_lead_somewhere() -> None:
         text = document.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_no_place_is_left_to_fill_in() -> None:
+    for document in [Path("README.md"), *Path("docs").rglob("*.md")]:
+        assert "@@" not in document.read_text(encoding="utf-8"), document

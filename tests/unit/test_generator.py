@@ -359,7 +359,6 @@ KEY = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60).filter(
 )
 
 
-@settings(deadline=None)
 @given(KEY, KEY, TEXT.filter(lambda body: not body.isspace()), st.integers(-86_400_000, 5_000))
 def test_what_is_encoded_is_parsed(key: str, category: str, body: str, offset_ms: int) -> None:
     arrival_ms = 1_795_467_600_000
@@ -373,7 +372,6 @@ def test_what_is_encoded_is_parsed(key: str, category: str, body: str, offset_ms
     assert parse(line, arrival_ms, ParsingOptions("tsv")) == Review(key, category, flat, arrival_ms)
 
 
-@settings(deadline=None)
 @given(st.none() | st.text(), st.binary())
 def test_partition_keys_are_always_valid(review_id: str | None, data: bytes) -> None:
     key = partition_key(review_id, data)

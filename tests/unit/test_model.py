@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import joblib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -283,6 +284,17 @@ def test_a_wrong_variable_stops_the_model_from_loading(monkeypatch, model_dir):
     monkeypatch.setenv("PREDICTION", "mean")
     with pytest.raises(ValueError, match=r"PREDICTION is 'mean'.*mode, median, prob"):
         inference.model_fn(str(model_dir / VARIANTS[0]))
+
+
+class Zero(Distribution):
+    classes_ = (0, 1, 2, 3, 4)
+
+
+def test_a_model_of_other_ratings_is_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.delenv("PREDICTION", raising=False)
+    joblib.dump(Zero(), tmp_path / "model.joblib")
+    with pytest.raises(ValueError, match=r"ratings other than 1 to 5: \[0\]"):
+        inference.model_fn(str(tmp_path))
 
 
 @given(st.lists(st.integers(0, 9), min_size=5, max_size=5).filter(any))
