@@ -34,7 +34,7 @@ def sequential(url: str, endpoint: str) -> None:
 
 
 def flood(url: str, endpoint: str) -> None:
-    """Send the same large requests over and over, unsigned, and read no answer's content.
+    """Send the same large requests over and over, unsigned, and decode no answer.
 
     What the endpoint then answers is the most that it gives beside whoever asks.
     """

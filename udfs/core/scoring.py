@@ -82,7 +82,7 @@ class ScoringStats:
     Attributes
     ----------
     requests, retries, throttles
-        Attempts sent; those of them that were not the first for their rows, controls included;
+        Attempts sent, controls included; those of them that were not the first for their rows;
         those that the endpoint throttled.
     rows, cache_hits
         Rows that are through, scored or failed; those of them that needed no request.
