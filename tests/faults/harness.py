@@ -26,6 +26,9 @@ _SETTLE_TIMEOUT_S = 120.0
 _CHECKPOINT_TIMEOUT_S = 20.0
 # On a busy machine the first windows take their time.
 _LATE_FREE_S = 25.0
+# After a restart one half of a backlog may be read seconds before the other: with the generator's
+# own disorder that must stay within the watermark's delay.
+_MAX_DISORDER_S = 2.0
 # No fault keeps a window open for so long, on whatever machine.
 _MIN_LATENESS_S = 600.0
 _TOLERANCE_S = 2.0
@@ -230,7 +233,11 @@ class _Drill:
             self._config,
             jobs.JOBS,
             generate(
-                GeneratorOptions(late_free_s=_LATE_FREE_S, min_lateness_s=_MIN_LATENESS_S),
+                GeneratorOptions(
+                    max_disorder_s=_MAX_DISORDER_S,
+                    late_free_s=_LATE_FREE_S,
+                    min_lateness_s=_MIN_LATENESS_S,
+                ),
                 options.seed,
                 time.time,
             ),
