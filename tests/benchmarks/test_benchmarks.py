@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def test_a_benchmark_measures_and_writes_it_down(tmp_path: Path) -> None:
     variants = {"rated_reviews": "source: ids", "pandas_udf": "pandas UDF"}
@@ -31,6 +33,8 @@ def test_a_benchmark_measures_and_writes_it_down(tmp_path: Path) -> None:
     assert all(what in docs.read_text(encoding="utf-8") for what in variants.values())
 
 
+# Three clusters; the last two at once.
+@pytest.mark.timeout(600)
 def test_a_benchmark_has_clients_faults_and_further_figures(tmp_path: Path) -> None:
     output = tmp_path / "scoring.json"
     options = ["--rounds", "1", "--seconds", "1", "--warm-up", "0.5", "--only", "sequential,async"]
