@@ -141,12 +141,12 @@ class BenchCluster:
             self._put_faults(description.faults)
         if description.client is not None:
             return self._measure_client(description.client)
-        with self._running(variant) as (_, counter):
+        with self._running(variant) as counter:
             self._warm_up(counter)
             return self._watch(counter)
 
     @contextlib.contextmanager
-    def _running(self, variant: str) -> Iterator[tuple[str, _Counter]]:
+    def _running(self, variant: str) -> Iterator[_Counter]:
         """A job that has begun to handle records; cancelled at the end."""
         parameters = Parameters(
             self._benchmark.name, variant, str(jobs.PROPERTIES), self.endpoint_url
@@ -164,7 +164,7 @@ class BenchCluster:
         try:
             counter = _JobCounter(self.flink, job_id)
             counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S)
-            yield job_id, counter
+            yield counter
         finally:
             self._cancel(job_id)
 

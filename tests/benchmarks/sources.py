@@ -48,7 +48,6 @@ SCORED_RECORD: streams.Columns = (
 )
 
 _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
-_EVENT_MS = f"{_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}"
 _SHARD = "shardId-000000000000"
 _BODIES = 64
 _SEED = 1
@@ -125,8 +124,8 @@ def blackhole(name: str, columns: streams.Columns) -> str:
     return f"CREATE TEMPORARY TABLE `{name}` ({schema}) WITH ('connector' = 'blackhole')"
 
 
-def _create_numbers(t_env: Any, watermark: str = "", event_ms: str = _EVENT_MS) -> None:
-    """Define the table `numbers`: `number BIGINT`, `event_time_ms`, `event_time`."""
+def _create_numbers(t_env: Any, watermark: str = "") -> None:
+    """Define the table `numbers`: `number BIGINT`, `event_time TIMESTAMP_LTZ(3)`."""
     # The operator's name is that of the counter: `tests.benchmarks.cluster.COUNTED`.
     numbers = t_env.stream_env.from_source(
         NumberSequenceSource(0, RECORDS - 1),
@@ -137,8 +136,9 @@ def _create_numbers(t_env: Any, watermark: str = "", event_ms: str = _EVENT_MS) 
     schema = (
         _schema((("f0", "BIGINT"),))
         .column_by_expression("number", "f0")
-        .column_by_expression("event_time_ms", event_ms)
-        .column_by_expression("event_time", f"TO_TIMESTAMP_LTZ({event_ms}, 3)")
+        .column_by_expression(
+            "event_time", f"TO_TIMESTAMP_LTZ({_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}, 3)"
+        )
     )
     if watermark:
         schema.watermark("event_time", watermark)
