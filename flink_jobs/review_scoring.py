@@ -8,7 +8,7 @@ Key: the source_id (stream, shard, sequence number) of the `reviews` record, car
 Time attribute: none here; `event_time` is the record's own or else its arrival time.
 Guarantee: at least once into every sink, repeats only after a failure and with the same source_id.
 Every record of `reviews` ends in exactly one of `scored-reviews` and `dead-letters`. An endpoint
-that stays away fails the job, which restarts and reads the same records again.
+that stays away fails the job, in `endpoint_guard`: it restarts and reads the same records again.
 """
 
 from pyflink.table import StatementSet, TableEnvironment
@@ -16,6 +16,7 @@ from pyflink.table import StatementSet, TableEnvironment
 from flink_jobs import streams
 from flink_jobs.config import ReviewScoringConfig
 from udfs.core.parsing import ParseReason
+from udfs.core.predictions import ScoreReason
 from udfs.dead_letters import digest_payload
 from udfs.parsing import parse_review
 from udfs.scoring import score_review
@@ -49,7 +50,7 @@ def create_views(t_env: TableEnvironment, stream: str) -> None:
     """Define the transform from the table `reviews` to rows of the sinks.
 
     Views: `parsed_reviews` and `scored` (every parsed or valid record, with its outcome as a ROW),
-    `raw_rows`, `scored_rows` and `dead_rows` in the sinks' columns.
+    `endpoint_guard` (never a row), `raw_rows`, `scored_rows` and `dead_rows` in the sinks' columns.
     """
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW parsed_reviews AS
@@ -79,7 +80,20 @@ def create_views(t_env: TableEnvironment, stream: str) -> None:
                TO_TIMESTAMP_LTZ(review.event_time_ms, 3) AS event_time,
                TO_TIMESTAMP_LTZ(prediction.scored_at_ms, 3) AS scored_at
         FROM scored WHERE prediction.reason IS NULL""")
-    t_env.execute_sql("""
+    # Partitioned for the exchange that it takes: the cast, which fails and says the message, is in
+    # another task than the UDF, with no UDF ahead of it. That task gets the rows ahead of the next
+    # checkpoint's barrier, so no checkpoint completes with reviews behind it that have no answer.
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW endpoint_guard AS
+        SELECT *, CAST(message AS INT) AS attempts FROM (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY source_shard ORDER BY processed_at) AS place
+            FROM (
+                SELECT source_stream, source_shard, source_sequence_number,
+                       prediction.reason AS reason, prediction.message AS message,
+                       review.review_id AS review_id, arrival_time, PROCTIME() AS processed_at
+                FROM scored WHERE prediction.reason = '{ScoreReason.ENDPOINT_UNAVAILABLE}'))
+        WHERE place = 1""")
+    t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW dead_rows AS
         SELECT source_stream, source_shard, source_sequence_number, stage, reason, message,
                attempts, review_id, arrival_time, kept.payload AS payload,
@@ -96,7 +110,13 @@ def create_views(t_env: TableEnvironment, stream: str) -> None:
                        prediction.reason AS reason, prediction.message AS message,
                        prediction.attempts AS attempts, review.review_id AS review_id,
                        arrival_time, payload
-                FROM scored WHERE prediction.reason IS NOT NULL))""")
+                FROM scored
+                WHERE prediction.reason <> '{ScoreReason.ENDPOINT_UNAVAILABLE}'))
+        UNION ALL
+        SELECT source_stream, source_shard, source_sequence_number, 'score' AS stage, reason,
+               message, attempts, review_id, arrival_time, CAST(NULL AS BYTES) AS payload,
+               CAST(NULL AS STRING) AS payload_sha256, CAST(NULL AS INT) AS payload_bytes
+        FROM endpoint_guard""")
 
 
 def inserts(t_env: TableEnvironment) -> StatementSet:

@@ -1,5 +1,6 @@
 """Flink wrapper of `udfs.core.scoring`: the async UDF."""
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -11,8 +12,10 @@ from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, 
 
 from udfs.core.endpoint import EndpointOptions, SageMakerInvoke
 from udfs.core.event_loop import EventLoopThread
-from udfs.core.predictions import Predictions
-from udfs.core.scoring import Invoke, Scorer, ScoringOptions, ScoringStats
+from udfs.core.predictions import Failed, Predictions, ScoreReason
+from udfs.core.scoring import EndpointUnavailableError, Invoke, Scorer, ScoringOptions, ScoringStats
+
+logger = logging.getLogger(__name__)
 
 PREDICTION = DataTypes.ROW(
     [
@@ -37,8 +40,13 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     """Vectorised: `(review_body STRING[, target_variant STRING]) -> PREDICTION`.
 
     Several requests are in flight. Where `target_variant` is NULL or not given, the endpoint's
-    default answers. The client lives as long as the worker. `EndpointUnavailableError` fails the
-    job on purpose: Flink restarts it and reads the same reviews again.
+    default answers. The client lives as long as the worker.
+
+    Where the endpoint is unavailable, every row of the batch has the reason `ENDPOINT_UNAVAILABLE`:
+    the job must fail on it, in another task than this one (`flink_jobs.review_scoring` shows how).
+    An exception here would fail this task too late. One that is raised while Flink closes a bundle
+    by time is only reported; before the task is told to stop it may complete a checkpoint that has
+    the bundle's rows behind it (`StreamTask.invokeProcessingTimeCallback`, Flink 1.20).
 
     Metrics, in the group `scoring` of the operator: see `ScoringMetrics`.
     """
@@ -71,7 +79,14 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     def eval(self, review_body: pd.Series, target_variant: pd.Series | None = None) -> pd.DataFrame:
         """Score an Arrow batch, in row order."""
         variants = None if target_variant is None else target_variant.tolist()
-        predictions = self._loop.run(self._scorer.score(review_body.tolist(), variants))
+        try:
+            predictions = self._loop.run(self._scorer.score(review_body.tolist(), variants))
+        except EndpointUnavailableError as error:
+            logger.error("no prediction: %s", error)
+            predictions = Predictions(len(review_body))
+            unavailable = Failed(ScoreReason.ENDPOINT_UNAVAILABLE, str(error), 0)
+            for row in range(len(predictions)):
+                predictions[row] = unavailable
         self._metrics.publish()
         return as_frame(predictions, time.time_ns() // 1_000_000)
 

@@ -72,7 +72,7 @@ WEB_UI_PORT = 8081
 
 
 MEASURES_AGE_S = 3.0
-"""What `FlinkClient.has_read_all` says may be so old: ask for so long, then it holds for now."""
+"""What `FlinkClient.unread` says may be so old: ask for so long, then it holds for now."""
 
 
 class FlinkClientError(RuntimeError):
@@ -262,6 +262,8 @@ def cluster_config(
         "rest.retry.delay": 500,
         # Measures asked for are those of the last time that somebody asked; 10 s old by default.
         "metrics.fetcher.update-interval": 1000,
+        # What a TaskManager is asked for measures that was killed: until then nobody else is.
+        "web.timeout": 30_000,
     }
     return config | dict(overrides or {})
 
@@ -470,8 +472,8 @@ class FlinkClient:
         tasks = self.get(f"/jobs/{job_id}")["vertices"]
         return bool(tasks) and all(task["status"] == "RUNNING" for task in tasks)
 
-    def has_read_all(self, job_id: str, stream: str, shards: int) -> bool:
-        """Return whether a job has taken in all that a Kinesis stream holds.
+    def unread(self, job_id: str, stream: str, shards: int) -> dict[str, str]:
+        """Return what speaks against a job having taken in all that a Kinesis stream holds.
 
         By the source's own measures: the last read of each shard found nothing and was not behind.
         They may be old, see `MEASURES_AGE_S`.
@@ -482,13 +484,19 @@ class FlinkClient:
             Of a job that reads the stream.
         stream, shards
             Its name and how many shards it has.
+
+        Returns
+        -------
+        dict of str to str
+            Measures that are not 0, or not there, by shard and name, least and most of all
+            subtasks; empty where all was read.
         """
         wanted = {
-            f"{stream}.shardId.shardId-{shard:012}.{measure}"
+            f"{stream}.shardId.shardId-{shard:012}.{measure}": f"shard {shard} {measure}"
             for shard in range(shards)
             for measure in ("millisBehindLatest", "numberOfAggregatedRecordsPerFetch")
         }
-        found = set()
+        found = dict.fromkeys(wanted.values(), "unknown")
         for task in self.get(f"/jobs/{job_id}")["vertices"]:
             path = f"/jobs/{job_id}/vertices/{task['id']}/subtasks/metrics"
             names = {
@@ -498,12 +506,10 @@ class FlinkClient:
             ids = [name for name, measure in names.items() if measure in wanted]
             if ids:
                 query = urllib.parse.urlencode({"get": ",".join(ids)})
-                found |= {
-                    names[metric["id"]]
-                    for metric in self.get(f"{path}?{query}")
-                    if metric["min"] == metric["max"] == 0
-                }
-        return found == wanted
+                for metric in self.get(f"{path}?{query}"):
+                    name = wanted[names[metric["id"]]]
+                    found[name] = f"{metric['min']:g}..{metric['max']:g}"
+        return {name: value for name, value in found.items() if value != "0..0"}
 
     def last_checkpoint(self, job_id: str) -> Checkpoint | None:
         """Return a job's newest completed checkpoint, None before the first."""

@@ -283,21 +283,24 @@ class Pipeline:
         unread_s = time.monotonic()
         with self._console.status(f"waiting until {job} has read all of {stream}"):
             while time.monotonic() - unread_s <= MEASURES_AGE_S:
+                self.check()
+                unread = self._unread(job_id, stream)
+                if unread:
+                    unread_s = time.monotonic()
                 if time.monotonic() > deadline_s:
+                    measures = ", ".join(f"{name} {value}" for name, value in unread.items())
                     self.problems.append(
-                        f"{job} has not read all of {stream} within {timeout_s:g} s"
+                        f"{job} has not read all of {stream} within {timeout_s:g} s: {measures}"
                     )
                     return
-                self.check()
-                if not self._has_read_all(job_id, stream):
-                    unread_s = time.monotonic()
                 time.sleep(_POLL_S)
 
-    def _has_read_all(self, job_id: str, stream: str) -> bool:
+    def _unread(self, job_id: str, stream: str) -> dict[str, str]:
         try:
-            return self.stack.cluster.has_read_all(job_id, stream, self._scored_shards)
-        except OSError:
-            return False  # a JobManager under load; `check` has patience with it, but not forever
+            return self.stack.cluster.unread(job_id, stream, self._scored_shards)
+        except OSError as error:
+            # A JobManager under load; `check` has patience with it, but not forever.
+            return {"no measures": str(error)}
 
     def summary(self, seconds: float) -> Summary:
         """Read everything to its end and reconcile it; the jobs were drained before.

@@ -77,7 +77,7 @@ def wait_until_read(stack: Stack, job_id: str, stream: str, shards: int) -> None
 
     def for_how_long_s() -> float:
         nonlocal read_s
-        if not stack.cluster.has_read_all(job_id, stream, shards):
+        if stack.cluster.unread(job_id, stream, shards):
             read_s = 0.0
         else:
             read_s = read_s or time.monotonic()

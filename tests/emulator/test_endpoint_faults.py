@@ -281,9 +281,13 @@ def test_the_metrics_arrive_in_flink(job: Running) -> None:
 def test_an_outage_longer_than_the_deadline_fails_the_job_and_costs_nothing(
     stack: Stack, endpoint: str, job: Running
 ) -> None:
-    job.faults(reset_rate=1.0)
+    job.faults()
     short, tails = running(stack, endpoint, "impatient", deadline_s="12", max_attempts="1")
     try:
+        short.assert_all_scored(short.send("patient"))
+        job.faults(reset_rate=1.0)
+        # For longer than the checkpoint interval: one waits while the bundle fails, and must not
+        # have its reviews behind it.
         texts = short.send("impatient")
         failures = until(lambda: stack.cluster.failures(short.job_id))
         assert "0 of " in str(failures)

@@ -10,6 +10,7 @@ from udfs.core.predictions import ScoreReason
 from udfs.core.scoring import Answer, EndpointError
 
 POISON = "poison"
+OUTAGE = "outage"
 
 
 def rating_of(text: str) -> int:
@@ -37,6 +38,8 @@ class FakeEndpoint:
         (self._directory / f"{inference_id}.json").write_text(json.dumps(list(texts)))
         if POISON in texts:
             raise EndpointError("bad", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
+        if OUTAGE in texts:
+            raise EndpointError("no such endpoint", is_retryable=False)
         return Answer([rating_of(text) for text in texts], variant or "VariantA")
 
 

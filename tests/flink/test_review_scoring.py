@@ -11,7 +11,7 @@ from pyflink.table import DataTypes, TableEnvironment
 from pyflink.table.udf import UserDefinedScalarFunctionWrapper
 
 from flink_jobs import review_scoring, streams
-from tests.flink.fake_endpoint import POISON, FakeEndpoint, rating_of, requests
+from tests.flink.fake_endpoint import OUTAGE, POISON, FakeEndpoint, rating_of, requests
 from tests.flink.tables import file_table, lines, optimised_plan
 from udfs.core.parsing import ParsingOptions
 from udfs.core.scoring import CONTROL_TEXT, ScoringOptions
@@ -50,6 +50,11 @@ def score_review(tmp_path: Path) -> UserDefinedScalarFunctionWrapper:
 @pytest.fixture
 def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
     """Run the job over `PAYLOADS` and return where its sinks' files are."""
+    run(t_env, tmp_path, PAYLOADS)
+    return tmp_path
+
+
+def run(t_env: TableEnvironment, tmp_path: Path, payloads: list[bytes]) -> None:
     for name, function in (
         ("parse_review", parse_review(OPTIONS)),
         ("score_review", score_review(tmp_path)),
@@ -59,7 +64,7 @@ def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
     records = t_env.from_elements(
         [
             (bytearray(payload), ARRIVAL_MS, "shardId-000000000000", str(number))
-            for number, payload in enumerate(PAYLOADS)
+            for number, payload in enumerate(payloads)
         ],
         DataTypes.ROW(
             [
@@ -85,7 +90,6 @@ def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
         t_env.execute_sql(file_table(name, columns, tmp_path / name, data_format))
     review_scoring.create_views(t_env, "reviews")
     review_scoring.inserts(t_env).execute().wait()
-    return tmp_path
 
 
 def test_every_record_is_in_one_place_with_all_that_belongs_to_it(outputs: Path) -> None:
@@ -137,6 +141,23 @@ def test_the_endpoint_is_asked_once_a_row(outputs: Path) -> None:
     assert len(set(asked)) == 12
     assert len(asked) == 12 + 4
     assert (outputs / "requests" / "closed").exists()
+
+
+def test_an_endpoint_that_is_unavailable_fails_the_job_and_says_why(
+    t_env: TableEnvironment, tmp_path: Path
+) -> None:
+    with pytest.raises(Exception, match="no such endpoint"):
+        run(t_env, tmp_path, [review(0, "fine"), review(1, OUTAGE)])
+    assert lines(tmp_path / "dead_letters") == []
+
+
+def test_the_guard_of_the_endpoint_fails_in_another_task_with_no_udf_ahead_of_it(
+    tmp_path: Path,
+) -> None:
+    plan = optimised_plan("review_scoring", tmp_path).splitlines()
+    [guard] = [place for place, line in enumerate(plan) if "CAST(message AS INTEGER)" in line]
+    operators = [line.split("+- ")[-1].partition("(")[0] for line in plan[guard : guard + 5]]
+    assert operators == ["Calc", "Deduplicate", "Exchange", "Calc", "Reused"]
 
 
 def test_a_second_argument_names_the_variant_of_each_review(

@@ -159,17 +159,23 @@ def measures(behind: tuple[float, float], records: tuple[float, float]) -> list[
 @pytest.mark.parametrize(
     ("found", "shards", "expected"),
     [
-        (measures((0, 0), (0, 0)), 1, True),
-        (measures((0, 0), (3, 3)), 1, False),
-        (measures((250, 250), (0, 0)), 1, False),
-        (measures((0, 250), (0, 0)), 1, False),
-        (measures((-1, -1), (0, 0)), 1, False),
-        (measures((0, 0), (0, 0)), 2, False),  # nothing is known of the other shard
-        ([], 1, False),
+        (measures((0, 0), (0, 0)), 1, {}),
+        (measures((0, 0), (3, 3)), 1, {"shard 0 numberOfAggregatedRecordsPerFetch": "3..3"}),
+        (measures((250, 250), (0, 0)), 1, {"shard 0 millisBehindLatest": "250..250"}),
+        (measures((0, 250), (0, 0)), 1, {"shard 0 millisBehindLatest": "0..250"}),
+        (measures((-1, -1), (0, 0)), 1, {"shard 0 millisBehindLatest": "-1..-1"}),
+        (
+            measures((0, 0), (0, 0)),
+            2,
+            {
+                "shard 1 millisBehindLatest": "unknown",
+                "shard 1 numberOfAggregatedRecordsPerFetch": "unknown",
+            },
+        ),
     ],
 )
 def test_a_stream_is_read_when_the_last_read_of_each_shard_found_nothing(
-    found: list[dict[str, Any]], shards: int, expected: bool
+    found: list[dict[str, Any]], shards: int, expected: dict[str, str]
 ) -> None:
     rest = Rest(
         {
@@ -178,7 +184,7 @@ def test_a_stream_is_read_when_the_last_read_of_each_shard_found_nothing(
             "/jobs/1/vertices/source/subtasks/metrics": found,
         }
     )
-    assert rest.has_read_all("1", "scored-reviews", shards) is expected
+    assert rest.unread("1", "scored-reviews", shards) == expected
 
 
 def test_measures_are_fresh_when_they_are_believed() -> None:

@@ -7,12 +7,16 @@ from typing import overload
 
 
 class ScoreReason(StrEnum):
-    """Why a review has no prediction: the `reason` of its dead letter."""
+    """Why a review has no prediction: the `reason` of its dead letter.
+
+    But for `ENDPOINT_UNAVAILABLE`: then no review is to blame, and the job must fail.
+    """
 
     MODEL_ERROR = "model_error"
     TIMEOUT = "timeout"
     BAD_ANSWER = "bad_answer"
     REQUEST_TOO_LARGE = "request_too_large"
+    ENDPOINT_UNAVAILABLE = "endpoint_unavailable"
 
 
 @dataclass(frozen=True, slots=True)
