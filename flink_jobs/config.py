@@ -196,7 +196,7 @@ class WindowsConfig(Group):
     watermark_delay_s: float = Field(10.0, ge=0, le=86_400)
     discovery_s: float = Field(5.0, ge=0, le=3_600)
     idle_timeout_s: float = Field(30.0, gt=0, le=86_400)
-    lg_k: int = Field(12, ge=4, le=21)
+    lg_k: int = Field(12, ge=4, le=20)
 
     def watermark_options(self) -> WatermarkOptions:
         """Return how the watermark follows the shards."""
@@ -479,7 +479,11 @@ def _contradictions(groups: Mapping[str, Group]) -> list[str]:
                 f" {publishing.attempt_timeout_s} may take {bound_s:.0f} s: must be at most a third"
                 f" of application.checkpoint_timeout_s = {application.checkpoint_timeout_s}"
             )
-    if isinstance(application, ApplicationConfig) and isinstance(reviews, ReviewsConfig):
+    if (
+        isinstance(application, ApplicationConfig)
+        and application.job == "review_scoring"
+        and isinstance(reviews, ReviewsConfig)
+    ):
         bundle_bytes = application.bundle_rows * reviews.max_body_bytes
         if bundle_bytes > _MAX_BUNDLE_BYTES:
             problems.append(

@@ -82,7 +82,7 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         try:
             predictions = self._loop.run(self._scorer.score(review_body.tolist(), variants))
         except EndpointUnavailableError as error:
-            logger.error("no prediction: %s", error)
+            logger.exception("no prediction for a batch of %d reviews", len(review_body))
             predictions = Predictions(len(review_body))
             unavailable = Failed(ScoreReason.ENDPOINT_UNAVAILABLE, str(error), 0)
             for row in range(len(predictions)):

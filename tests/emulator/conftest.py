@@ -73,15 +73,13 @@ def resubmit(
 
 def wait_until_read(stack: Stack, job_id: str, stream: str, shards: int) -> None:
     """Wait until a job has taken in all that was put into a stream so far."""
-    read_s = 0.0
+    unread_s = time.monotonic()
 
     def for_how_long_s() -> float:
-        nonlocal read_s
+        nonlocal unread_s
         if stack.cluster.unread(job_id, stream, shards):
-            read_s = 0.0
-        else:
-            read_s = read_s or time.monotonic()
-        return time.monotonic() - read_s if read_s else 0.0
+            unread_s = time.monotonic()
+        return time.monotonic() - unread_s
 
     until(
         for_how_long_s,

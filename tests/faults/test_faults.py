@@ -26,7 +26,7 @@ def test_nothing_is_lost_when_a_task_manager_is_killed(tmp_path: Path) -> None:
 
 
 def test_what_is_broken_in_the_jobs_is_found(tmp_path: Path) -> None:
-    options = HarnessOptions(entry=Path(broken.__file__), recovery_timeout_s=45.0)
+    options = HarnessOptions(entry=Path(broken.__file__), recovery_timeout_s=30.0)
     row = break_once(FAULTS["kill_python_workers"], tmp_path / "run", Console(), options)
     assert not row.passed
     problems = "\n".join(row.problems)
