@@ -15,8 +15,8 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)")
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline bench-scoring run cluster submit stop \
-	package verify-package clean
+.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline bench-scoring bench-metrics \
+	run cluster submit stop package verify-package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-baseline: setup $(MODEL) ## what the engine and each job can do; 9 minutes
 
 bench-scoring: setup $(MODEL) ## the async UDF beside one call a review; 8 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks scoring $(ARGS)
+
+bench-metrics: setup ## windows of sketches: rates, error, state (ARGS=--help: more)
+	@$(BIN)/python -m tests.benchmarks metrics $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)

@@ -10,9 +10,9 @@ import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from udfs.core.codec import ContentType
 from udfs.core.endpoint import EndpointOptions
@@ -20,6 +20,7 @@ from udfs.core.parsing import ParsingOptions, ReviewFormat
 from udfs.core.publishing import PublishingOptions, longest_s
 from udfs.core.scoring import MAX_REQUEST_BYTES, ScoringOptions, isolation_s
 from udfs.core.watermarks import WatermarkOptions
+from udfs.core.windows import WindowSpec, parse_windows
 
 MANAGED_PROPERTIES = Path("/etc/flink/application_properties.json")
 """Where Managed Service for Apache Flink mounts the runtime properties."""
@@ -178,10 +179,13 @@ class ScoredReviewsConfig(Group):
 
 
 class WindowsConfig(Group):
-    """Group `windows`: when a window closes, and how finely it counts.
+    """Group `windows`: which there are, when they close, and what is counted in them.
 
     Attributes
     ----------
+    sizes
+        A list such as `5 s, 1 h, 5 min every 1 min, 1 d by 1 h`: see
+        `udfs.core.windows.parse_windows`.
     watermark_delay_s
         How far event times may lie back behind the latest one of their shard.
     discovery_s
@@ -191,12 +195,19 @@ class WindowsConfig(Group):
         may be late.
     lg_k
         HyperLogLog keeps 2 to this power registers: 12 gives a standard error of 1.6 %.
+    body_lengths
+        Whether the quantiles of the bodies' lengths are counted.
+    top_terms
+        So many terms of a window are named; 0: terms are not counted.
     """
 
+    sizes: Annotated[tuple[WindowSpec, ...], BeforeValidator(parse_windows)] = parse_windows("5 s")
     watermark_delay_s: float = Field(10.0, ge=0, le=86_400)
     discovery_s: float = Field(5.0, ge=0, le=3_600)
     idle_timeout_s: float = Field(30.0, gt=0, le=86_400)
     lg_k: int = Field(12, ge=4, le=20)
+    body_lengths: bool = True
+    top_terms: int = Field(10, ge=0, le=100)
 
     def watermark_options(self) -> WatermarkOptions:
         """Return how the watermark follows the shards."""
@@ -257,7 +268,7 @@ class StreamConfig(Group):
 
 
 class DeliveryConfig(Group):
-    """Groups `raw_archive` and `scored_archive`: a Firehose delivery stream that is written."""
+    """Groups `raw_archive`, `scored_archive`, `metrics_archive`: a Firehose delivery stream."""
 
     delivery_stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
 
@@ -283,6 +294,7 @@ class ReviewMetricsConfig(Group):
     scored_reviews: ScoredReviewsConfig
     windows: WindowsConfig
     review_metrics: StreamConfig
+    metrics_archive: DeliveryConfig
     cloudwatch: CloudWatchConfig
     publishing: PublishingConfig
     dead_letters: StreamConfig

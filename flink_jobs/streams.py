@@ -61,16 +61,29 @@ RAW_RECORD: Columns = (
     ("payload", "BYTES"),
 )
 
-REVIEW_METRIC: Columns = (
-    ("window_start", "TIMESTAMP_LTZ(3)"),
-    ("window_end", "TIMESTAMP_LTZ(3)"),
-    ("product_category", "STRING"),
+# Of a summary; the names and types are those of `udfs.summaries.FIGURES`.
+WINDOW_FIGURES: Columns = (
     ("reviews", "BIGINT"),
     ("avg_star_rating", "DOUBLE"),
+    ("median_star_rating", "INT"),
+    ("rating_counts", "ARRAY<BIGINT>"),
     ("distinct_reviews", "DOUBLE"),
     ("distinct_lower", "DOUBLE"),
     ("distinct_upper", "DOUBLE"),
     ("sketch", "BYTES"),
+    ("body_length", "ROW<p50 INT, p90 INT, p99 INT>"),
+    ("body_length_sketch", "BYTES"),
+    ("top_terms", "ARRAY<ROW<term STRING, reviews_lower BIGINT, reviews_upper BIGINT>>"),
+    ("terms_sketch", "BYTES"),
+)
+
+REVIEW_METRIC: Columns = (
+    ("window", "STRING"),
+    ("window_kind", "STRING"),
+    ("window_start", "TIMESTAMP_LTZ(3)"),
+    ("window_end", "TIMESTAMP_LTZ(3)"),
+    ("product_category", "STRING"),
+    *WINDOW_FIGURES,
 )
 
 RATING_ANOMALY: Columns = (
@@ -164,7 +177,7 @@ def dead_letters_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
 
 
 def review_metrics_sink(aws: AwsConfig, sink: StreamConfig) -> Table:
-    """Return the table `review_metrics`: JSON (sketch in base64), partitioned by category."""
+    """Return the table `review_metrics`: JSON (sketches in base64), partitioned by category."""
     return _kinesis_sink("review_metrics", REVIEW_METRIC, aws, sink, "product_category")
 
 
@@ -196,9 +209,9 @@ def json_object(columns: Columns) -> str:
     """Return the SQL expression of a row as JSON text; BYTES become base64.
 
     >>> json_object((("a", "INT"), ("b", "STRING")))
-    "JSON_OBJECT(KEY 'a' VALUE a, KEY 'b' VALUE b NULL ON NULL)"
+    "JSON_OBJECT(KEY 'a' VALUE `a`, KEY 'b' VALUE `b` NULL ON NULL)"
     """
-    pairs = ", ".join(f"KEY '{name}' VALUE {name}" for name, _ in columns)
+    pairs = ", ".join(f"KEY '{name}' VALUE `{name}`" for name, _ in columns)
     return f"JSON_OBJECT({pairs} NULL ON NULL)"
 
 

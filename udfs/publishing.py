@@ -19,6 +19,7 @@ from udfs.core.publishing import (
     cloudwatch_client,
     sns_client,
 )
+from udfs.core.windows import parse_window
 
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
@@ -45,8 +46,9 @@ MakeSnsClient = Callable[[], "SNSClient"]
 class PublishMetrics(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     """Vectorised: a closed window to CloudWatch, as `AVGStarRating` and `DistinctReviews`.
 
-    `(window_start TIMESTAMP_LTZ(3), product_category STRING, avg_star_rating DOUBLE,
-    distinct_reviews DOUBLE) -> PUBLISH_RESULT`: the first failure of a row's two points.
+    `(window STRING, window_end TIMESTAMP_LTZ(3), product_category STRING, avg_star_rating DOUBLE,
+    distinct_reviews DOUBLE) -> PUBLISH_RESULT`: the first failure of a row's two points. What the
+    metrics are called is for `WindowSpec.metric` to say, the time of a point for `point_ms`.
 
     At least once: a batch is through before its bundle ends, hence before a checkpoint covers its
     rows; after a failure they are published again. A sink must read the result, or the planner
@@ -77,20 +79,28 @@ class PublishMetrics(ScalarFunction):  # type: ignore[misc]  # PyFlink is untype
 
     def eval(
         self,
-        window_start: pd.Series,
+        window: pd.Series,
+        window_end: pd.Series,
         product_category: pd.Series,
         avg_star_rating: pd.Series,
         distinct_reviews: pd.Series,
     ) -> pd.DataFrame:
         """Publish an Arrow batch, and answer in row order."""
-        start_ms = window_start.dt.tz_convert(None).dt.as_unit("ms").astype("int64")
+        end_ms = window_end.dt.tz_convert(None).dt.as_unit("ms").astype("int64")
         # A NULL is refused as what it becomes: an empty text, NaN, a time far from the epoch.
         points = [
-            MetricPoint(name, category or "", at_ms, value)
-            for category, at_ms, average, distinct in zip(
-                product_category, start_ms, avg_star_rating, distinct_reviews, strict=True
+            MetricPoint(
+                spec.metric(measure), category or "", spec.point_ms(at_ms), value, spec.resolution_s
             )
-            for name, value in (("AVGStarRating", average), ("DistinctReviews", distinct))
+            for spec, at_ms, category, average, distinct in zip(
+                map(parse_window, window),
+                end_ms,
+                product_category,
+                avg_star_rating,
+                distinct_reviews,
+                strict=True,
+            )
+            for measure, value in (("AVGStarRating", average), ("DistinctReviews", distinct))
         ]
         results = self._publisher.publish(points)
         return _rows(
@@ -143,7 +153,7 @@ class PublishAlert(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
 
 
 def publish_metrics(options: PublishingOptions, namespace: str) -> UserDefinedScalarFunctionWrapper:
-    """Return the SQL function `publish_metrics(window_start, product_category, ...)`."""
+    """Return the SQL function `publish_metrics(window, window_end, ...)`."""
     return udf(
         PublishMetrics(partial(cloudwatch_client, options), options, namespace),
         result_type=PUBLISH_RESULT,

@@ -103,7 +103,9 @@ class Pipeline:
         self._parallelism = parallelism
         self._overrides = overrides
         self._scored_shards = scored_shards
-        self.recorder = Recorder(job_names, config.reviews.stream, config.windows.lg_k)
+        self.recorder = Recorder(
+            job_names, config.reviews.stream, config.windows.lg_k, config.windows.sizes
+        )
         self._truth_path = stack.info.run_dir / TRUTH
         # One attempt a call: a second one might put records in twice.
         self.sender = Sender(
@@ -187,7 +189,11 @@ class Pipeline:
             (config.rating_anomalies.stream, recorder.anomaly),
         ):
             self._tails.append(StreamTail(stack.client("kinesis"), stream, take))
-        for prefix, take_line in (("raw/", recorder.s3_raw), ("scored/", recorder.s3_scored)):
+        for prefix, take_line in (
+            ("raw/", recorder.s3_raw),
+            ("scored/", recorder.s3_scored),
+            ("metrics/", recorder.s3_window),
+        ):
             self._tails.append(ArchiveTail(stack.client("s3"), BUCKET, prefix, take_line))
         self._tails.append(QueueTail(stack.client("sqs"), config.alerts_topic, recorder.alert))
         for tail in self._tails:

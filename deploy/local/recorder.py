@@ -15,6 +15,7 @@ from deploy.local.summary import Summary
 from deploy.local.tails import Arrived
 from deploy.local.view import LATEST_ROWS, LatestAnomaly, LatestReview, LatestWindow, Snapshot
 from deploy.local.windows import ALL, Review, WindowLedger
+from udfs.core.windows import WindowSpec, parse_windows
 
 _RECENT_WINDOWS = 100
 
@@ -30,12 +31,20 @@ class Recorder:
         Name of the stream that is sent to.
     lg_k
         Of the windows' sketches.
+    sizes
+        Which windows there are.
     """
 
-    def __init__(self, jobs: Collection[str], reviews_stream: str, lg_k: int = 12) -> None:
+    def __init__(
+        self,
+        jobs: Collection[str],
+        reviews_stream: str,
+        lg_k: int = 12,
+        sizes: Sequence[WindowSpec] = parse_windows("5 s"),
+    ) -> None:
         self._lock = threading.Lock()
         self._ledger = Ledger(reviews_stream)
-        self._windows = WindowLedger(lg_k)
+        self._windows = WindowLedger(lg_k, sizes)
         self._anomalies = AnomalyLedger()
         self._is_scoring = "review_scoring" in jobs
         self._has_windows = "review_metrics" in jobs
@@ -96,6 +105,11 @@ class Recorder:
         with self._lock:
             self._ledger.add_s3_scored(SourceId.of(line))
 
+    def s3_window(self, line: Mapping[str, Any]) -> None:
+        """Take a line of the windows' archive."""
+        with self._lock:
+            self._windows.add_archived(line)
+
     def window(self, record: Arrived) -> None:
         """Take a record of `review-metrics`."""
         window = json.loads(record.data)
@@ -103,6 +117,7 @@ class Recorder:
             if self._windows.add_window(window):
                 self._latest_windows.append(
                     LatestWindow(
+                        window["window"],
                         window["window_end"],
                         window["product_category"],
                         window["reviews"],
@@ -139,14 +154,18 @@ class Recorder:
                     )
                 )
 
-    def windows_in_cloudwatch(self) -> tuple[Sequence[str], int, int] | None:
-        """Return what to read back: categories, first and last start (ms); None: nothing."""
+    def windows_in_cloudwatch(self) -> tuple[dict[str, int], Sequence[str], int, int] | None:
+        """Return what to read back with `read_points`; None: nothing.
+
+        Metrics, categories, first and last time (ms) of their points.
+        """
         with self._lock:
-            keys = self._windows.published.keys()
-            if not keys:
+            windows = self._windows
+            if not (keys := windows.published.keys()):
                 return None
-            starts = [key.start_ms for key in keys]
-            return sorted({key.category for key in keys}), min(starts), max(starts)
+            times_ms = [windows.point_ms(key) for key in keys]
+            categories = sorted({key.category for key in keys})
+            return windows.metrics(), categories, min(times_ms), max(times_ms)
 
     def through(self) -> dict[str, int]:
         """Return how many of the records that were sent each job is done with."""
@@ -184,6 +203,8 @@ class Recorder:
             if self._is_scoring:
                 counts["S3 raw/ (out)"] = len(ledger.s3_raw)
                 counts["S3 scored/ (out)"] = len(ledger.s3_scored)
+            if self._has_windows:
+                counts["S3 metrics/ (out)"] = len(self._windows.archived)
             return Snapshot(
                 phase=phase,
                 seconds=seconds,

@@ -43,6 +43,7 @@ class SampleConfig(Group):
     publishing: PublishingConfig
     raw_archive: DeliveryConfig
     scored_archive: DeliveryConfig
+    metrics_archive: DeliveryConfig
 
     @property
     def alerts_topic(self) -> str:

@@ -101,7 +101,7 @@ class Summary:
             yield "unaccounted", f"{self.scoring.unaccounted:,}"
             yield "S3 raw / scored", f"{self.scoring.s3_raw:,} / {self.scoring.s3_scored:,}"
         if (windows := self.windows) is not None:
-            yield "windows", f"{windows.windows:,}"
+            yield "windows / in S3", f"{windows.windows:,} / {windows.s3_windows:,}"
             yield "reviews in windows / late", f"{windows.windowed_reviews:,} / {windows.late:,}"
             yield "distinct reviews, estimated", f"{windows.distinct_reviews:,.0f}"
             if windows.avg_star_rating is not None:

@@ -55,8 +55,9 @@ class LatestReview:
 
 @dataclass(frozen=True, slots=True)
 class LatestWindow:
-    """A window as the view shows it; `window_end` in ISO 8601."""
+    """A window as the view shows it; `window` is its length, `window_end` in ISO 8601."""
 
+    window: str
     window_end: str
     product_category: str
     reviews: int
@@ -186,7 +187,8 @@ def _windows(windows: tuple[LatestWindow, ...]) -> RenderableType:
         return Text("none yet: a window closes when the watermark passes its end", style="dim")
     table = Table(box=None, pad_edge=False)
     table.add_column("until", no_wrap=True)
-    table.add_column("category", no_wrap=True, width=22, overflow="ellipsis", style="cyan")
+    table.add_column("window", no_wrap=True, max_width=12, overflow="ellipsis")
+    table.add_column("category", no_wrap=True, width=20, overflow="ellipsis", style="cyan")
     table.add_column("reviews", no_wrap=True, justify="right")
     table.add_column("average rating", no_wrap=True)
     table.add_column("distinct", no_wrap=True, justify="right")
@@ -194,6 +196,7 @@ def _windows(windows: tuple[LatestWindow, ...]) -> RenderableType:
         average = window.avg_star_rating
         table.add_row(
             _clock_time(window.window_end),
+            window.window,
             Text(window.product_category),
             f"{window.reviews:,}",
             Text.assemble((_stars(round(average)), "yellow"), f" {average:.2f}"),

@@ -26,7 +26,7 @@ from tests.benchmarks.machine import commit, machine, versions
 
 RESULTS = Path("build/bench")
 DOCS = Path("docs/benchmarks.md")
-NAMES = ("baseline", "scoring")
+NAMES = ("baseline", "scoring", "metrics")
 """All benchmarks: modules of this package that hold a `BENCHMARK`."""
 
 cli = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
@@ -69,6 +69,23 @@ def scoring(
 ) -> None:
     """The async UDF beside one call a review, and its latency; about eight minutes."""
     run("scoring", Options(rounds, seconds, warm_up), only, output, run_dir)
+
+
+@cli.command(
+    epilog="Examples: `python -m tests.benchmarks metrics --rounds 1 --seconds 3`,"
+    " `python -m tests.benchmarks metrics --only average,windows`"
+)
+def metrics(
+    rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 4.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 3.0,
+    only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
+    output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
+    / "metrics.json",
+    run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
+) -> None:
+    """The windows' aggregates beside Flink's own, their error and their state; ten minutes."""
+    run("metrics", Options(rounds, seconds, warm_up), only, output, run_dir)
 
 
 @cli.command(epilog="Examples: `python -m tests.benchmarks docs`, `... docs baseline`")

@@ -20,7 +20,6 @@ from udfs.parsing import parse_review
 from udfs.publishing import PUBLISH_RESULT
 from udfs.scored_records import read_scored
 from udfs.scoring import score_review
-from udfs.sketches import approx_distinct
 
 # The engine's own figures are taken with this job's options: Flink's default state backend, and
 # bundles of the size that all jobs have.
@@ -151,17 +150,19 @@ def _review_metrics(parameters: Parameters) -> StatementSet:
     windows = config.windows
     for name, function in (
         ("read_scored", read_scored(config.scored_reviews.stream, windows.watermark_options())),
-        ("approx_distinct", approx_distinct(windows.lg_k)),
         ("digest_payload", digest_payload()),
         ("publish_metrics", _published()),
     ):
         t_env.create_temporary_system_function(name, function)
     sources.create_scored_reviews(t_env)
     _create_blackholes(
-        t_env, review_metrics=streams.REVIEW_METRIC, dead_letters=streams.DEAD_LETTER
+        t_env,
+        review_metrics=streams.REVIEW_METRIC,
+        metrics_archive=(("line", "STRING"),),
+        dead_letters=streams.DEAD_LETTER,
     )
     scored_reviews.create_views(t_env)
-    review_metrics.create_views(t_env, config.review_metrics.stream)
+    review_metrics.create_views(t_env, windows, config.review_metrics.stream)
     return review_metrics.inserts(t_env)
 
 

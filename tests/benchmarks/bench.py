@@ -75,6 +75,8 @@ class Benchmark:
         Whether an endpoint must be there.
     parallelism
         Of every job, and slots of the TaskManager.
+    others
+        Jobs that are not raced, for `figures` to submit.
     figures
         Called at the end with the cluster (`tests.benchmarks.cluster.BenchCluster`) and what the
         file holds so far; returns what else it is to hold.
@@ -87,6 +89,7 @@ class Benchmark:
     unit: str = "reviews"
     needs_endpoint: bool = False
     parallelism: int = 1
+    others: Mapping[str, Variant] = field(default_factory=dict)
     figures: Callable[[Any, Mapping[str, Any]], dict[str, Any]] | None = None
 
 

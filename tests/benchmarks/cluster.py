@@ -46,6 +46,7 @@ _ENTRY = Path(__file__).with_name("entry.py")
 _POLL_S = 0.1
 _START_TIMEOUT_S = 120.0
 _STALL_TIMEOUT_S = 60.0
+_STATE_TIMEOUT_S = 300.0
 
 
 class BenchCluster:
@@ -141,12 +142,42 @@ class BenchCluster:
             self._put_faults(description.faults)
         if description.client is not None:
             return self._measure_client(description.client)
-        with self._running(variant) as counter:
+        with self._running(variant) as (_, counter):
             self._warm_up(counter)
             return self._watch(counter)
 
+    def state_bytes(self, variant: str, records: int) -> dict[str, int]:
+        """Submit a job, let it handle so many records at least, and return what state it keeps.
+
+        Of each task, by its name, in a savepoint of Flink's own canonical format: keys and values,
+        none of the backend's files.
+        """
+        with self._running(variant) as (job_id, counter):
+            counter.wait_until(lambda sample: sample.count >= records, _STATE_TIMEOUT_S)
+            request = {
+                "target-directory": (self.run_dir / "savepoints").as_uri(),
+                "formatType": "CANONICAL",
+            }
+            trigger = self._post(f"/jobs/{job_id}/savepoints", request)["request-id"]
+            self._wait_for_savepoint(f"/jobs/{job_id}/savepoints/{trigger}")
+            path = f"/jobs/{job_id}/checkpoints"
+            savepoint = self.flink.get(path)["latest"]["savepoint"]["id"]
+            tasks = self.flink.get(f"{path}/details/{savepoint}")["tasks"]
+            vertices = self.flink.get(f"/jobs/{job_id}")["vertices"]
+        names = {vertex["id"]: vertex["name"] for vertex in vertices}
+        return {names[vertex]: int(task["state_size"]) for vertex, task in tasks.items()}
+
+    def _wait_for_savepoint(self, path: str) -> None:
+        deadline_s = time.monotonic() + _STATE_TIMEOUT_S
+        while (found := self.flink.get(path))["status"]["id"] != "COMPLETED":
+            if time.monotonic() > deadline_s:
+                raise JobFailedError(f"no savepoint within {_STATE_TIMEOUT_S:g} s")
+            time.sleep(_POLL_S)
+        if "location" not in found["operation"]:
+            raise JobFailedError(f"no savepoint: {found['operation']}")
+
     @contextlib.contextmanager
-    def _running(self, variant: str) -> Iterator[_Counter]:
+    def _running(self, variant: str) -> Iterator[tuple[str, _Counter]]:
         """A job that has begun to handle records; cancelled at the end."""
         parameters = Parameters(
             self._benchmark.name, variant, str(jobs.PROPERTIES), self.endpoint_url
@@ -164,7 +195,7 @@ class BenchCluster:
         try:
             counter = _JobCounter(self.flink, job_id)
             counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S)
-            yield counter
+            yield job_id, counter
         finally:
             self._cancel(job_id)
 
@@ -189,6 +220,15 @@ class BenchCluster:
             f"{self.endpoint_url}/faults", data=json.dumps(faults).encode(), method="PUT"
         )
         direct_opener().open(request, timeout=10).close()
+
+    def _post(self, path: str, body: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.flink.rest_url}{path}",
+            data=json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with direct_opener().open(request, timeout=30) as answer:
+            return json.load(answer)
 
     def _warm_up(self, counter: _Counter) -> None:
         samples = [counter.last]

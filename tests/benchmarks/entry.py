@@ -17,4 +17,5 @@ if __name__ == "__main__":
 
     parameters = Parameters(**json.loads(path.read_text(encoding="utf-8")))
     module = importlib.import_module(f"tests.benchmarks.{parameters.benchmark}")
-    module.BENCHMARK.variants[parameters.variant].build(parameters).execute()
+    jobs = {**module.BENCHMARK.variants, **module.BENCHMARK.others}
+    jobs[parameters.variant].build(parameters).execute()

@@ -48,6 +48,7 @@ SCORED_RECORD: streams.Columns = (
 )
 
 _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
+_EVENT_MS = f"{_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}"
 _SHARD = "shardId-000000000000"
 _BODIES = 64
 _SEED = 1
@@ -79,6 +80,30 @@ def create_review_texts(t_env: Any) -> None:
         SELECT 'R' || CAST(number AS STRING) AS review_id,
                {_one_of(bodies)} || ' ' || CAST(number AS STRING) AS review_body
         FROM numbers""")
+
+
+def create_read_reviews(t_env: Any, ids: int | None = None) -> None:
+    """Define the view `scored_reviews` as `read_scored` leaves it, but made in the JVM.
+
+    Its watermark has no delay. With `ids`, there are no more than so many reviews, all in one
+    window, and they come again and again.
+    """
+    event_ms = _EVENT_MS if ids is None else str(_BASE_MS)
+    _create_numbers(t_env, watermark="event_time", event_ms=event_ms)
+    bodies = review_bodies()
+    payload = _one_of([json.dumps({"review_body": body}) for body in bodies])
+    number = "number" if ids is None else f"MOD(number, {ids})"
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW scored_reviews AS
+        SELECT 'reviews' AS source_stream, '{_SHARD}' AS source_shard,
+               CAST(number AS STRING) AS source_sequence_number,
+               'R' || CAST(number AS STRING) AS review_id,
+               CAST(1 + MOD(number * 7, 5) AS INT) AS star_rating,
+               {_one_of(CATEGORIES)} AS product_category,
+               CAST(20 + MOD(number, 400) AS INT) AS body_length, event_time_ms, event_time,
+               event_time AS arrival_time, CAST({payload} AS BYTES) AS payload, 'one' AS reader,
+               CAST(NULL AS STRING) AS reason, CAST(NULL AS STRING) AS message
+        FROM (SELECT {number} AS number, event_time_ms, event_time FROM numbers)""")
 
 
 def create_reviews(t_env: Any) -> None:
@@ -124,8 +149,8 @@ def blackhole(name: str, columns: streams.Columns) -> str:
     return f"CREATE TEMPORARY TABLE `{name}` ({schema}) WITH ('connector' = 'blackhole')"
 
 
-def _create_numbers(t_env: Any, watermark: str = "") -> None:
-    """Define the table `numbers`: `number BIGINT`, `event_time TIMESTAMP_LTZ(3)`."""
+def _create_numbers(t_env: Any, watermark: str = "", event_ms: str = _EVENT_MS) -> None:
+    """Define the table `numbers`: `number BIGINT`, `event_time_ms`, `event_time`."""
     # The operator's name is that of the counter: `tests.benchmarks.cluster.COUNTED`.
     numbers = t_env.stream_env.from_source(
         NumberSequenceSource(0, RECORDS - 1),
@@ -136,9 +161,8 @@ def _create_numbers(t_env: Any, watermark: str = "") -> None:
     schema = (
         _schema((("f0", "BIGINT"),))
         .column_by_expression("number", "f0")
-        .column_by_expression(
-            "event_time", f"TO_TIMESTAMP_LTZ({_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}, 3)"
-        )
+        .column_by_expression("event_time_ms", event_ms)
+        .column_by_expression("event_time", f"TO_TIMESTAMP_LTZ({event_ms}, 3)")
     )
     if watermark:
         schema.watermark("event_time", watermark)

@@ -7,17 +7,19 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import pytest
 
 from deploy.local import jobs
-from deploy.local.stack import Stack
-from tests.emulator.conftest import read_stream, wait_until_read
+from deploy.local.emulator import create_resources
+from deploy.local.stack import BUCKET, Stack
+from tests.emulator.conftest import read_archive, read_stream, wait_until_read
 from tests.waiting import until
 from tests.workers import python_workers
+from udfs.core.sketches import LengthSketch
 
 MAX_HASH_KEY = 2**128
 
@@ -86,10 +88,18 @@ class Metrics:
         self._kinesis = stack.client("kinesis")
         self.scored = Scored(stack, f"{name}-scored", shards)
         self._groups = {group: f"{name}-{group}" for group in ("review_metrics", "dead_letters")}
-        for stream in self._groups.values():
-            self._kinesis.create_stream(StreamName=stream, ShardCount=1)
+        self._archive = f"{name}-archive"
+        create_resources(
+            stack.info.emulator_url,
+            stack.info.region,
+            streams=dict.fromkeys(self._groups.values(), 1),
+            bucket=BUCKET,
+            delivery_streams={self._archive: f"{self._archive}/"},
+        )
         self._properties: dict[str, dict[str, str]] = {
             "scored_reviews": {"stream": f"{name}-scored"},
+            "metrics_archive": {"delivery_stream": self._archive},
+            "windows": {"sizes": ", ".join(KINDS)},
             **{group: {"stream": stream} for group, stream in self._groups.items()},
         }
         for group, values in (properties or {}).items():
@@ -97,17 +107,24 @@ class Metrics:
         self._parallelism = parallelism
         self.job_id = ""
 
-    def submit(self) -> None:
+    def submit(self, savepoint: str | None = None, parallelism: int | None = None) -> None:
         self.job_id = self._stack.cluster.submit(
             entry=jobs.ENTRY,
             properties=self._stack.properties_for("review_metrics", self._properties),
             jarfile=jobs.JAR,
             pyfiles=jobs.write_pyfiles(),
-            parallelism=self._parallelism,
+            savepoint=savepoint,
+            parallelism=parallelism or self._parallelism,
         )
+
+    def archived(self) -> list[dict[str, Any]]:
+        return read_archive(self._stack.client("s3"), BUCKET, f"{self._archive}/")
 
     def windows(self) -> list[dict[str, Any]]:
         return read_stream(self._kinesis, self._groups["review_metrics"])
+
+    def panes(self) -> list[dict[str, Any]]:
+        return [row for row in self.windows() if row["window"] == "5 s"]
 
     def dead_letters(self) -> list[dict[str, Any]]:
         return read_stream(self._kinesis, self._groups["dead_letters"])
@@ -124,21 +141,51 @@ def check(metrics: Metrics) -> None:
     late = {row["source_sequence_number"] for row in metrics.dead_letters()}
     assert {row["stage"] for row in metrics.dead_letters()} <= {"late"}
     assert late == {number for number, record in records.items() if record["_is_late"]}
-    expected: dict[tuple[str, str], list[int]] = defaultdict(list)
+    expected: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, record in records.items():
         if number not in late:
-            start = iso(record["_ms"] // 5_000 * 5_000).replace(".000Z", "Z")
-            for category in (record["product_category"], "All"):
-                expected[start, category].append(record["star_rating"])
-    versions: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in metrics.windows():
-        versions[row["window_start"], row["product_category"]].append(row)
-    assert versions.keys() == expected.keys()
-    for key, rows in versions.items():
+            for window, *edges_ms in windows_of(record["_ms"]):
+                edges = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
+                for category in (record["product_category"], "All"):
+                    expected[window, *edges, category].append(record["star_rating"])
+    for rows in (metrics.windows(), metrics.archived()):
+        assert {key_of(row) for row in rows} == expected.keys()
         for row in rows:
+            key = key_of(row)
             assert row["reviews"] == len(expected[key]), key
             assert row["avg_star_rating"] == sum(expected[key]) / len(expected[key]), key
-            assert row["distinct_reviews"] == pytest.approx(len(expected[key]), rel=0.05)
+            assert row["rating_counts"] == [expected[key].count(stars) for stars in range(1, 6)]
+            assert row["distinct_reviews"] == pytest.approx(len(expected[key]), rel=0.07)
+            assert row["top_terms"][0]["reviews_upper"] == len(expected[key])
+            lengths = LengthSketch.from_bytes(base64.b64decode(row["body_length_sketch"]))
+            assert lengths.count == len(expected[key])
+
+
+# The panes are 5 s, which are published too; the other windows are made of them.
+KINDS = {
+    "5 s": ("tumbling", 5, 5),
+    "20 s": ("tumbling", 20, 20),
+    "15 s every 5 s": ("hopping", 15, 5),
+    "1 min by 10 s": ("cumulative", 60, 10),
+}
+
+
+def windows_of(event_time_ms: int) -> Iterator[tuple[str, int, int]]:
+    """Return name, start and end (ms) of each window that an event is in."""
+    for window, (kind, size_s, slide_s) in KINDS.items():
+        size_ms, slide_ms = size_s * 1_000, slide_s * 1_000
+        first_end_ms = event_time_ms // slide_ms * slide_ms + slide_ms
+        for end_ms in range(first_end_ms, first_end_ms + size_ms, slide_ms):
+            start_ms = end_ms - size_ms
+            if kind == "cumulative":
+                start_ms = (end_ms - 1) // size_ms * size_ms
+            if start_ms <= event_time_ms:
+                yield window, start_ms, end_ms
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    names = ("window", "window_start", "window_end", "product_category")
+    return tuple(row[name] for name in names)
 
 
 class Sending(threading.Thread):
@@ -201,7 +248,7 @@ def test_an_idle_shard_holds_nothing_back_and_what_it_brings_late_is_not_lost(
     metrics.scored.put(1, [begun_ms])
     with Sending(lambda: metrics.scored.put(0, [now_ms()]), 0.1):
         closed_ms = until(
-            lambda: [ms for row in metrics.windows() if (ms := start_ms(row)) > begun_ms],
+            lambda: [ms for row in metrics.panes() if (ms := start_ms(row)) > begun_ms],
             hint=lambda: stack.cluster.exceptions(metrics.job_id),
         )
         metrics.scored.put(1, [closed_ms[0]], is_late=True)
@@ -234,7 +281,7 @@ def test_after_a_restart_no_closed_window_is_opened_again(stack: Stack) -> None:
             metrics.scored.put(0, [begun_ms + rng.randint(0, 5_000)], is_late=True)
 
     def windows_from(from_ms: int) -> list[dict[str, Any]]:
-        return [row for row in metrics.windows() if start_ms(row) >= from_ms]
+        return [row for row in metrics.panes() if start_ms(row) >= from_ms]
 
     with Sending(send, 0.05):
         until(
@@ -277,3 +324,37 @@ def test_a_backlog_on_more_shards_than_subtasks_makes_nothing_late(
     metrics.drain()
     assert len(metrics.scored.put_records) == sum(counts)
     check(metrics)
+
+
+def test_open_windows_survive_a_savepoint_and_another_parallelism(stack: Stack) -> None:
+    metrics = Metrics(
+        stack,
+        "savepoint",
+        shards=2,
+        properties={"windows": {"watermark_delay_s": "2", "discovery_s": "2"}},
+    )
+    metrics.submit()
+    cluster, rng = stack.cluster, random.Random(1)
+
+    def send() -> None:
+        for shard in range(2):
+            metrics.scored.put(shard, [now_ms() - rng.randint(0, 1_500) for _ in range(5)])
+
+    def wait_for_windows() -> None:
+        begun_ms = now_ms()
+        until(
+            lambda: [row for row in metrics.panes() if start_ms(row) >= begun_ms],
+            hint=lambda: cluster.exceptions(metrics.job_id),
+        )
+
+    with Sending(send, 0.05):
+        for parallelism in (2, 1):
+            wait_for_windows()
+            savepoint = cluster.stop_job(metrics.job_id, drain=False)
+            metrics.submit(savepoint, parallelism)
+        wait_for_windows()
+    metrics.drain()
+    check(metrics)
+    # Or there would have been no window open over all of it.
+    cumulative = [row["reviews"] for row in metrics.windows() if row["window"] == "1 min by 10 s"]
+    assert max(cumulative) > max(row["reviews"] for row in metrics.panes())

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import sources
+from flink_jobs import review_metrics
+from flink_jobs.config import WindowsConfig
+from tests.benchmarks import metrics, sources
 from tests.benchmarks.bench import Parameters
 from tests.benchmarks.environment import create_environment
 from udfs.core.parsing import ParsingOptions, Review, parse
@@ -80,3 +82,32 @@ def test_rated_reviews_close_their_windows(bench_env: Any, monkeypatch: pytest.M
     # The first begins at a whole multiple of five seconds.
     assert [row[1] for row in windows] == [5 * sources.REVIEWS_PER_S] * 3
     assert {row[2] for row in windows} == {len(sources.CATEGORIES)}
+
+
+def test_read_reviews_are_in_windows_each_with_an_id_of_its_own(
+    bench_env: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_a_window = 5 * sources.REVIEWS_PER_S
+    monkeypatch.setattr(sources, "RECORDS", 2 * in_a_window)
+    sources.create_read_reviews(bench_env)
+    metrics.create_judged_reviews(bench_env)
+    review_metrics.create_window_rows(bench_env, WindowsConfig(top_terms=1))
+    windows = rows(
+        bench_env,
+        "SELECT product_category, reviews, distinct_reviews, top_terms FROM window_rows",
+    )
+    assert len(windows) == 2 * (len(sources.CATEGORIES) + 1)
+    for category, reviews, distinct, terms in windows:
+        share = 1 if category == "All" else len(sources.CATEGORIES)
+        assert reviews == pytest.approx(in_a_window / share, abs=1)
+        assert distinct == pytest.approx(reviews, rel=0.07)
+        assert terms
+
+
+def test_read_reviews_may_be_the_same_ones_again_and_again(bench_env: Any) -> None:
+    sources.create_read_reviews(bench_env, ids=100)
+    query = "SELECT review_id, source_sequence_number, event_time_ms FROM scored_reviews"
+    found = rows(bench_env, query)
+    assert len(found) == COUNT
+    assert len({row[0] for row in found}) == len({row[1] for row in found}) == 100
+    assert len({row[2] // 5_000 for row in found}) == 1

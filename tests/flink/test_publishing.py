@@ -125,14 +125,18 @@ def test_each_window_is_published_once_as_two_points(
         udf(function, result_type=PUBLISH_RESULT, func_type="pandas", deterministic=False),
     )
     windows: list[tuple[object, ...]] = [
-        (str(number), START_MS + 5_000 * number, f"Café {number}", 1.0 + number / 8, float(number))
+        (
+            *(str(number), "5 s", START_MS + 5_000 + 5_000 * number, f"Café {number}"),
+            *(1.0 + number / 8, float(number)),
+        )
         for number in range(20)
     ]
+    windows.append(("hour", "1 h by 5 min", START_MS, "A", 4.0, 1.0))
     windows += [
-        ("poison", START_MS, POISON, 4.0, 1.0),
-        ("no time", None, "A", 4.0, 1.0),
-        ("no category", START_MS, None, 4.0, 1.0),
-        ("no average", START_MS, "A", None, 1.0),
+        ("poison", "5 s", START_MS, POISON, 4.0, 1.0),
+        ("no time", "5 s", None, "A", 4.0, 1.0),
+        ("no category", "5 s", START_MS, None, 4.0, 1.0),
+        ("no average", "5 s", START_MS, "A", None, 1.0),
     ]
     results, failures = run_into_two_sinks(
         t_env,
@@ -140,15 +144,17 @@ def test_each_window_is_published_once_as_two_points(
         windows,
         (
             ("id", DataTypes.STRING()),
-            ("start_ms", DataTypes.BIGINT()),
+            ("length", DataTypes.STRING()),
+            ("end_ms", DataTypes.BIGINT()),
             ("category", DataTypes.STRING()),
             ("average", DataTypes.DOUBLE()),
             ("distinct_reviews", DataTypes.DOUBLE()),
         ),
-        "publish_metrics(TO_TIMESTAMP_LTZ(start_ms, 3), category, average, distinct_reviews)",
+        "publish_metrics(length, TO_TIMESTAMP_LTZ(end_ms, 3), category, average, distinct_reviews)",
     )
 
     assert [results[str(number)] for number in range(20)] == [(None, None, None)] * 20
+    assert results["hour"] == (None, None, None)
     assert results["poison"][:2] == (
         "rejected",
         "ParamValidationError: Parameter validation failed:\npoison",
@@ -172,10 +178,17 @@ def test_each_window_is_published_once_as_two_points(
         category = f"Caf%C3%A9 {number}"
         assert points["AVGStarRating", category, at, 1.0 + number / 8] == 1
         assert points["DistinctReviews", category, at, float(number)] == 1
-    assert points["AVGStarRating", POISON, "2026-09-21T14:13:20+00:00", 4.0] == 1
-    assert {datum["StorageResolution"] for request in sent for datum in request["MetricData"]} == {
-        1
+    assert points["AVGStarRating", POISON, "2026-09-21T14:13:15+00:00", 4.0] == 1
+    # Under a name of their own, and a step before their end.
+    at = "2026-09-21T14:08:20+00:00"
+    assert points["AVGStarRating 1 h by 5 min", "A", at, 4.0] == 1
+    assert points["DistinctReviews 1 h by 5 min", "A", at, 1.0] == 1
+    resolutions = {
+        (datum["MetricName"].partition(" ")[2], datum["StorageResolution"])
+        for request in sent
+        for datum in request["MetricData"]
     }
+    assert resolutions == {("", 1), ("1 h by 5 min", 60)}
     assert (request_directory / "closed").exists()
 
 
@@ -240,14 +253,14 @@ def test_the_functions_of_the_jobs_are_called_once_for_two_sinks(t_env: TableEnv
         (
             "publish_metrics",
             publish_metrics(OPTIONS, "a/namespace"),
-            "window_start, id, rating, rating",
+            "id, window_end, id, rating, rating",
         ),
         ("publish_alert", publish_alert(OPTIONS, "arn:aws:sns:eu-west-1:1:a"), "id, id"),
     ):
         t_env.create_temporary_system_function(name, function)
         t_env.execute_sql(f"""
             CREATE TEMPORARY TABLE source_of_{name} (
-                id STRING, window_start TIMESTAMP_LTZ(3), rating DOUBLE
+                id STRING, window_end TIMESTAMP_LTZ(3), rating DOUBLE
             ) WITH ('connector' = 'datagen')""")
         t_env.execute_sql(f"""
             CREATE TEMPORARY VIEW {name}_results AS

@@ -4,6 +4,7 @@ import base64
 import json
 import random
 import re
+import subprocess
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,19 +16,29 @@ import pytest
 from pyflink.table.udf import ScalarFunction, udf
 
 from flink_jobs import review_metrics, scored_reviews, streams
-from flink_jobs.config import AwsConfig, ScoredReviewsConfig
+from flink_jobs.config import AwsConfig, ScoredReviewsConfig, WindowsConfig
 from tests.conftest import embedded_environment
 from tests.flink.tables import file_options, file_table, lines, optimised_plan
-from udfs.core.sketches import DistinctSketch
+from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
+from udfs.core.summaries import Reviews, Summary
 from udfs.core.watermarks import WatermarkOptions
 from udfs.dead_letters import digest_payload
 from udfs.publishing import PUBLISH_RESULT
 from udfs.scored_records import read_scored
-from udfs.sketches import approx_distinct
 
 BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
 COUNT = 6_000
 BATCH = 500
+WINDOWS = WindowsConfig.model_validate(
+    {"sizes": "5 s, 20 s, 15 s every 5 s, 20 s by 10 s", "top_terms": 2}
+)
+PANE = ("tumbling", 5, 5)
+KINDS = {
+    "5 s": PANE,
+    "20 s": ("tumbling", 20, 20),
+    "15 s every 5 s": ("hopping", 15, 5),
+    "20 s by 10 s": ("cumulative", 20, 10),
+}
 
 
 def iso(time_ms: int) -> str:
@@ -45,8 +56,21 @@ class Sent:
     arrival_ms: int
 
     @property
-    def window_start_ms(self) -> int:
-        return self.event_time_ms // 5_000 * 5_000
+    def body(self) -> str:
+        return f"Text {'with blue on it ' * (self.number % 4)}"
+
+    def windows(self) -> set[tuple[str, str, int, int]]:
+        """Name, kind, start and end (ms) of each window that it is in."""
+        found = set()
+        for name, (kind, size_s, slide_s) in KINDS.items():
+            first_end_s = self.event_time_ms // 1_000 // slide_s * slide_s + slide_s
+            for end_s in range(first_end_s, first_end_s + size_s, slide_s):
+                start_s = end_s - size_s
+                if kind == "cumulative":
+                    start_s = (end_s - 1) // size_s * size_s
+                if start_s <= self.event_time_ms / 1_000:
+                    found.add((name, kind, start_s * 1_000, end_s * 1_000))
+        return found
 
     def payload(self) -> bytes:
         record = {
@@ -56,7 +80,7 @@ class Sent:
             "review_id": self.review_id,
             "star_rating": self.star_rating,
             "product_category": self.product_category,
-            "review_body": f"text {self.number}",
+            "review_body": self.body,
             "event_time": iso(self.event_time_ms),
         }
         return json.dumps(record).encode()
@@ -89,9 +113,11 @@ class RecordPublished(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyp
     def is_deterministic(self) -> bool:
         return False
 
-    def eval(self, start: pd.Series, category: pd.Series, avg: Any, distinct: Any) -> Any:
+    def eval(
+        self, window: pd.Series, end: pd.Series, category: pd.Series, avg: Any, distinct: Any
+    ) -> Any:
         with (self._directory / "published.jsonl").open("a", encoding="utf-8") as file:
-            for row in zip(start.astype(str), category, avg, distinct, strict=True):
+            for row in zip(window, end.astype(str), category, avg, distinct, strict=True):
                 file.write(json.dumps(row) + "\n")
         rows = [("denied", "no", 3) if name == "Toys" else (None, None, 1) for name in category]
         return pd.DataFrame(rows, columns=PUBLISH_RESULT.field_names(), dtype=object)
@@ -121,7 +147,6 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = WatermarkOptions(delay_s=10, discovery_s=0, idle_timeout_s=30)
     for name, function in (
         ("read_scored", read_scored("scored-reviews", options)),
-        ("approx_distinct", approx_distinct(12)),
         ("digest_payload", digest_payload()),
         (
             "publish_metrics",
@@ -146,8 +171,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("dead_letters", streams.DEAD_LETTER),
     ):
         t_env.execute_sql(file_table(name, columns, path / name, "json"))
+    line = (("line", "STRING"),)
+    t_env.execute_sql(file_table("metrics_archive", line, path / "metrics_archive", "raw"))
     scored_reviews.create_views(t_env)
-    review_metrics.create_views(t_env, "review-metrics")
+    review_metrics.create_views(t_env, WINDOWS, "review-metrics")
     review_metrics.inserts(t_env).execute().wait()
     return path
 
@@ -158,30 +185,89 @@ def late() -> set[int]:
     }
 
 
+def key_of(row: dict[str, Any]) -> tuple[str, ...]:
+    names = ("window", "window_kind", "window_start", "window_end", "product_category")
+    return tuple(row[name] for name in names)
+
+
 def test_windows_are_those_of_a_recomputation(outputs: Path) -> None:
-    expected = defaultdict(list)
+    expected, left_out = defaultdict(list), late()
     for review in reviews():
-        if review.number not in late():
-            for category in {review.product_category, "All"}:
-                expected[review.window_start_ms, category].append(review)
-    found = {
-        (row["window_start"], row["product_category"]): row
-        for row in lines(outputs / "review_metrics")
-    }
-    assert len(found) == len(lines(outputs / "review_metrics")), "a window published twice"
-    assert found.keys() == {
-        (iso(start).replace(".000Z", "Z"), category) for start, category in expected
-    }
-    for (start_ms, category), members in expected.items():
-        row = found[iso(start_ms).replace(".000Z", "Z"), category]
-        assert row["window_end"] == iso(start_ms + 5_000).replace(".000Z", "Z")
+        if review.number not in left_out:
+            for name, kind, *edges_ms in review.windows():
+                edges = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
+                for category in {review.product_category, "All"}:
+                    expected[name, kind, *edges, category].append(review)
+    rows = lines(outputs / "review_metrics")
+    found = {key_of(row): row for row in rows}
+    assert len(found) == len(rows), "a window published twice"
+    assert found.keys() == expected.keys()
+    for key, members in expected.items():
+        row = found[key]
         assert row["reviews"] == len(members)
-        assert row["avg_star_rating"] == sum(m.star_rating for m in members) / len(members)
+        ratings = sorted(member.star_rating for member in members)
+        assert row["avg_star_rating"] == sum(ratings) / len(members)
+        assert row["median_star_rating"] == ratings[(len(ratings) - 1) // 2]
+        assert row["rating_counts"] == [ratings.count(stars) for stars in range(1, 6)]
         distinct = len({member.review_id for member in members})
-        assert row["distinct_reviews"] == pytest.approx(distinct, rel=0.05)
+        assert row["distinct_reviews"] == pytest.approx(distinct, rel=0.07)
         assert row["distinct_lower"] <= row["distinct_reviews"] <= row["distinct_upper"]
         sketch = DistinctSketch.from_bytes(base64.b64decode(row["sketch"]))
         assert sketch.estimate == row["distinct_reviews"]
+        lengths = sorted(len(member.body) for member in members)
+        sketch = LengthSketch.from_bytes(base64.b64decode(row["body_length_sketch"]))
+        assert sketch.count == len(members)
+        if len(members) <= 100:
+            assert row["body_length"]["p99"] == lengths[-1]
+        with_blue = sum(member.number % 4 > 0 for member in members)
+        counts = {"text": len(members), "blue": with_blue}
+        terms = {
+            term["term"]: term["reviews_lower"]
+            for term in row["top_terms"]
+            if term["reviews_lower"] == term["reviews_upper"]
+        }
+        assert terms == {term: count for term, count in counts.items() if count}
+        sketch = TermSketch.from_bytes(base64.b64decode(row["terms_sketch"]))
+        assert sketch.total == sum(counts.values())
+
+
+def test_the_archive_holds_the_same_windows(outputs: Path) -> None:
+    rows, archived = lines(outputs / "review_metrics"), lines(outputs / "metrics_archive")
+    assert sorted(archived, key=key_of) == sorted(rows, key=key_of)
+
+
+def test_javas_datasketches_reads_the_same_from_the_sketches(outputs: Path, tmp_path: Path) -> None:
+    """By Maven: see `tests/datasketches`."""
+    names = ("sketch", "body_length_sketch", "terms_sketch")
+    rows = [[row[name] for name in names] for row in lines(outputs / "review_metrics")]
+    # Sketches of windows that are fuller than these, too.
+    rows += [base64_sketches(count) for count in (300, 400, 5_000, 100_000)]
+    (tmp_path / "sketches").write_text("".join("\t".join(row) + "\n" for row in rows))
+    java = ["mvn", "--quiet", "--batch-mode", "--file", "tests/datasketches/pom.xml"]
+    arguments = f"-Dexec.args={tmp_path / 'sketches'} {tmp_path / 'read'}"
+    result = subprocess.run(
+        [*java, "compile", "exec:java", arguments], capture_output=True, text=True, timeout=250
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    read = [line.split("\t") for line in (tmp_path / "read").read_text().splitlines()]
+    assert len(read) == len(rows) > 10
+    for row, (estimate, lower, upper, count, median, total, text) in zip(rows, read, strict=True):
+        data = [base64.b64decode(sketch) for sketch in row]
+        ids = DistinctSketch.from_bytes(data[0])
+        assert float(estimate) == pytest.approx(ids.estimate, rel=1e-12)
+        assert (float(lower), float(upper)) == pytest.approx(ids.bounds, rel=1e-12)
+        lengths, terms = LengthSketch.from_bytes(data[1]), TermSketch.from_bytes(data[2])
+        assert (int(count), float(median)) == (lengths.count, lengths.quantiles([0.5])[0])
+        assert int(total) == terms.total
+        assert int(text) == {term.text: term.upper for term in terms.top(1_000)}["text"]
+
+
+def base64_sketches(count: int) -> list[str]:
+    ids, payload = [f"R{number}" for number in range(count)], b'{"review_body": "text"}'
+    reviews = Reviews(ids, [5] * count, range(count), [payload] * count)
+    summary = Summary.of(reviews, lg_k=12)
+    sketches = (summary.review_ids, summary.lengths, summary.terms)
+    return [base64.b64encode(sketch.to_bytes()).decode() for sketch in sketches if sketch]
 
 
 def test_what_is_late_and_only_that_is_dead_lettered_with_its_bytes(outputs: Path) -> None:
@@ -210,11 +296,13 @@ def test_each_window_is_published_once_or_dead_lettered(outputs: Path) -> None:
         json.loads(line) for line in (outputs / "published.jsonl").read_text().splitlines()
     ]
     windows = lines(outputs / "review_metrics")
-    assert sorted(row[1] for row in published) == sorted(row["product_category"] for row in windows)
-    assert len({(row[0], row[1]) for row in published}) == len(published)
+    assert sorted((row[0], row[2]) for row in published) == sorted(
+        (row["window"], row["product_category"]) for row in windows
+    )
+    assert len({tuple(row[:3]) for row in published}) == len(published)
     letters = [row for row in lines(outputs / "dead_letters") if row["stage"] == "publish"]
     toys = {
-        f"{row['window_start']}/{row['window_end']}": row
+        f"{row['window_start']}/{row['window_end']}/{row['window']}": row
         for row in windows
         if row["product_category"] == "Toys"
     }
@@ -234,9 +322,12 @@ def test_every_operator_stands_once_in_the_plan(tmp_path: Path) -> None:
         ("Deduplicate(", 1),
         ("OverAggregate(", 2),
         ("CURRENT_WATERMARK(", 1),
-        ("PythonGroupWindowAggregate(", 1),
+        ("summarise_reviews(", 1),
+        # Of each length.
+        ("PythonGroupWindowAggregate(", 3),
+        ("read_summary(", 3),
         ("publish_metrics(", 1),
-        ("Sink(", 2),
+        ("Sink(", 3),
     ):
         assert plan.count(name) == count, name
     # Lateness is judged behind the exchange, where all subtasks' watermarks have met; a plan is

@@ -191,3 +191,30 @@ def test_only_content_types_that_are_there_can_be_asked_for(tmp_path: Path) -> N
     assert "endpoint.content_type = 'text/plain': input should be" in str(
         problems(write(tmp_path / "properties.json", properties))
     )
+
+
+def test_windows_are_read_by_their_grammar(tmp_path: Path) -> None:
+    properties = groups()
+    properties["application"]["job"] = "review_metrics"
+    properties["windows"] |= {"sizes": "1 d by 1 h, 5 s", "body_lengths": "false", "top_terms": "0"}
+    config = load_config(write(tmp_path / "properties.json", properties))
+    assert isinstance(config, ReviewMetricsConfig)
+    assert [str(spec) for spec in config.windows.sizes] == ["5 s", "1 d by 1 h"]
+    assert (config.windows.body_lengths, config.windows.top_terms) == (False, 0)
+    del properties["windows"]["sizes"]
+    config = load_config(write(tmp_path / "properties.json", properties))
+    assert isinstance(config, ReviewMetricsConfig)
+    assert [str(spec) for spec in config.windows.sizes] == ["5 s"]
+
+
+def test_every_problem_of_the_windows_is_named(tmp_path: Path) -> None:
+    properties = groups()
+    properties["windows"] |= {"sizes": "5 sec, 1 h every 7 min", "top_terms": "101"}
+    found = "\n".join(problems(write(tmp_path / "properties.json", properties)))
+    for expected in (
+        "windows.sizes = '5 sec, 1 h every 7 min'",
+        "'5 sec' is not a length",
+        "1 h is not two or more times 7 min",
+        "windows.top_terms = '101'",
+    ):
+        assert expected in found

@@ -27,7 +27,7 @@ def test_the_zip_is_all_that_a_worker_needs(tmp_path: Path) -> None:
         assert all(name.endswith(".py") for name in files.namelist())
     code = (
         f"import sys; sys.path.insert(0, {str(archive)!r}); import udfs.scoring, udfs.parsing,"
-        " udfs.dead_letters, udfs.publishing, udfs.sketches, udfs.scored_records,"
+        " udfs.dead_letters, udfs.publishing, udfs.scored_records, udfs.summaries,"
         " flink_jobs.review_scoring, flink_jobs.review_metrics; print(udfs.scoring.__file__)"
     )
     result = subprocess.run(

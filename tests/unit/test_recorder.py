@@ -47,14 +47,15 @@ def scored(number: int, event_time: str = "2026-01-31T12:00:01Z") -> dict[str, A
 
 def window(category: str, *review_ids: str) -> dict[str, Any]:
     sketch = DistinctSketch(12)
-    for review_id in review_ids:
-        sketch.add(review_id)
+    sketch.update(review_ids)
     return {
+        "window": "5 s",
         "window_start": "2026-01-31T12:00:00Z",
         "window_end": "2026-01-31T12:00:05Z",
         "product_category": category,
         "reviews": len(review_ids),
         "avg_star_rating": 4.0,
+        "rating_counts": [0, 0, 0, 2, 0],
         "distinct_reviews": sketch.estimate,
         "distinct_lower": 0.0,
         "distinct_upper": 9.0,
@@ -90,6 +91,7 @@ def fill(recorder: Recorder) -> None:
     recorder.dead_letter(arrived(of(3, stage="parse", reason="not_json")))
     for category in ("All", "Toys"):
         recorder.window(arrived(window(category, "R0", "R1")))
+        recorder.s3_window(window(category, "R0", "R1"))
     recorder.alert(ALERT)
 
 
@@ -121,7 +123,8 @@ def summary(recorder: Recorder, path: Path, found: list[Point] | None = None) ->
 def test_a_whole_run_reconciles(tmp_path: Path) -> None:
     recorder = Recorder(JOBS, "reviews")
     fill(recorder)
-    assert recorder.windows_in_cloudwatch() == (["All", "Toys"], START_MS, START_MS)
+    metrics = {AVERAGE: 1, DISTINCT: 1}
+    assert recorder.windows_in_cloudwatch() == (metrics, ["All", "Toys"], START_MS, START_MS)
     found = summary(recorder, tmp_path)
     assert found.problems == ()
     document = found.as_json()
@@ -247,7 +250,7 @@ def test_what_could_not_be_published_needs_no_point_and_no_alert(tmp_path: Path)
         {
             "source_stream": "review-metrics",
             "source_shard": category,
-            "source_sequence_number": "2026-01-31T12:00:00Z/2026-01-31T12:00:05Z",
+            "source_sequence_number": "2026-01-31T12:00:00Z/2026-01-31T12:00:05Z/5 s",
             "stage": "publish",
             "reason": "throttled",
         }

@@ -15,7 +15,7 @@ from udfs.core.publishing import PublishReason
 
 STAGES = ("reviews", "scored-reviews", "dead-letters", "review-metrics", "rating-anomalies")
 WINDOWS = tuple(
-    LatestWindow("2026-01-31T12:00:05Z", category, 1_234, 3.456, 1_219.4)
+    LatestWindow("5 s", "2026-01-31T12:00:05Z", category, 1_234, 3.456, 1_219.4)
     for category in ("All", "Digital_Ebook_Purchase", "Gift_Card", "Mobile_Apps", "Video", "Toys")
 )
 ALERT = LatestAnomaly(
@@ -58,6 +58,7 @@ def test_it_shows_what_there_is(width: int) -> None:
         "★★★★☆",
         "Gift_Card",
         "12:00:05",
+        "5 s",
         "★★★☆☆ 3.46",
         "1,234",
         "1,219",

@@ -10,6 +10,7 @@ from deploy.local.ledger import SourceId
 from deploy.local.metrics import AVERAGE, DISTINCT, Point
 from deploy.local.windows import ALL, WINDOW_MS, Review, WindowKey, WindowLedger, recompute
 from udfs.core.sketches import DistinctSketch
+from udfs.core.windows import parse_window, parse_windows
 
 A, B, C, LATE = (SourceId("shardId-000000000000", str(number)) for number in range(4))
 REVIEWS = {
@@ -19,24 +20,26 @@ REVIEWS = {
     LATE: Review("R4", 1, "Toys", 12_000),
 }
 FIRST = {
+    "window": "5 s",
     "window_start": "1970-01-01T00:00:10Z",
     "window_end": "1970-01-01T00:00:15Z",
     "product_category": "All",
     "reviews": 2,
     "avg_star_rating": 4.5,
+    "rating_counts": [0, 0, 0, 1, 1],
 }
 SECOND = FIRST | {
     "window_start": "1970-01-01T00:00:15Z",
     "window_end": "1970-01-01T00:00:20Z",
     "reviews": 1,
     "avg_star_rating": 1.0,
+    "rating_counts": [1, 0, 0, 0, 0],
 }
 
 
 def published(record: dict[str, Any], *review_ids: str) -> dict[str, Any]:
     sketch = DistinctSketch(12)
-    for review_id in review_ids:
-        sketch.add(review_id)
+    sketch.update(review_ids)
     lower, upper = sketch.bounds
     return record | {
         "distinct_reviews": sketch.estimate,
@@ -62,6 +65,7 @@ def whole() -> WindowLedger:
     ledger.add_late(LATE)
     for record in WINDOWS:
         assert ledger.add_window(record)
+        ledger.add_archived(record)
     for key, window in ledger.published.items():
         for name, value in (
             (AVERAGE, window.avg_star_rating),
@@ -89,7 +93,7 @@ def test_nothing_at_all_has_no_problem() -> None:
     assert (figures.avg_star_rating, figures.distinct_within_3_se) == (None, None)
 
 
-FIRST_ALL = WindowKey(10_000, ALL)
+FIRST_ALL = WindowKey("5 s", 10_000, 15_000, ALL)
 
 
 def change(ledger: WindowLedger, **changes: Any) -> None:
@@ -101,9 +105,12 @@ def change(ledger: WindowLedger, **changes: Any) -> None:
     [
         (
             lambda ledger: ledger.published.pop(FIRST_ALL),
-            "1 windows of scored reviews were not published, such as All from 1970-01-01T00:00:10Z",
+            "1 windows of scored reviews were not published, such as All of 5 s from 1970-01-01T00",
         ),
-        (lambda ledger: ledger.published.pop(FIRST_ALL), "All: 4 scored are not 1 in windows and"),
+        (
+            lambda ledger: ledger.published.pop(FIRST_ALL),
+            "All: 4 scored are not 1 in windows",
+        ),
         (
             lambda ledger: ledger.add_window(
                 WINDOWS[0]
@@ -119,21 +126,33 @@ def change(ledger: WindowLedger, **changes: Any) -> None:
             lambda ledger: ledger.add_window(WINDOWS[0] | {"distinct_reviews": 9.0}),
             "1 windows were published again with other content",
         ),
-        (lambda ledger: change(ledger, end_ms=16_000), "end at another time"),
+        (lambda ledger: change(ledger, rating_counts=(1, 0, 0, 0, 1)), "other counts of ratings"),
+        (lambda ledger: ledger.archived.pop(FIRST_ALL), "are not in S3 as they were published"),
+        (
+            lambda ledger: ledger.add_archived(WINDOWS[0] | {"reviews": 1}),
+            "are not in S3 as they were published",
+        ),
+        (lambda ledger: ledger.add_archived(WINDOWS[0] | {"window": "1 h"}), "are in S3, yet"),
         (lambda ledger: change(ledger, reviews=3), "another number of reviews than recomputed"),
-        (lambda ledger: change(ledger, reviews=3), "All: 4 scored are not 4 in windows and 1 late"),
+        (
+            lambda ledger: change(ledger, reviews=3),
+            "4 scored are not 4 in windows of 5 s and 1 late",
+        ),
         (lambda ledger: change(ledger, avg_star_rating=4.500000000000001), "another average"),
-        (lambda ledger: ledger.points.pop((AVERAGE, FIRST_ALL)), "have not their values"),
-        (lambda ledger: ledger.points.pop((DISTINCT, FIRST_ALL)), "have not their values"),
+        (lambda ledger: ledger.points.pop((AVERAGE, ALL, 10_000)), "have not their values"),
+        (lambda ledger: ledger.points.pop((DISTINCT, ALL, 10_000)), "have not their values"),
         (
             lambda ledger: ledger.add_point(Point(AVERAGE, ALL, 10_000, 4.4, 4.5)),
             "have not their values in CloudWatch",
         ),
         (
             lambda ledger: ledger.add_point(Point(DISTINCT, ALL, 11_000, 2.0, 2.0)),
-            "are in CloudWatch, yet were not published",
+            "1 points are in CloudWatch, yet their windows were not published",
         ),
-        (lambda ledger: ledger.late.remove(LATE), "Toys: 3 scored are not 2 in windows and 0 late"),
+        (
+            lambda ledger: ledger.late.remove(LATE),
+            "3 scored are not 2 in windows of 5 s and 0 late",
+        ),
         (lambda ledger: ledger.add_late(A), "another number of reviews than recomputed"),
         (
             lambda ledger: ledger.add_late(SourceId("shardId-000000000000", "9")),
@@ -158,8 +177,8 @@ def test_a_window_that_is_published_again_as_it_was_is_a_repeat() -> None:
 
 def test_a_window_with_a_dead_letter_needs_no_points() -> None:
     ledger = whole()
-    ledger.points.pop((AVERAGE, FIRST_ALL))
-    ledger.add_without_points(ALL, "1970-01-01T00:00:10Z/1970-01-01T00:00:15Z")
+    ledger.points.pop((AVERAGE, ALL, 10_000))
+    ledger.add_without_points(ALL, "1970-01-01T00:00:10Z/1970-01-01T00:00:15Z/5 s")
     assert ledger.problems() == []
 
 
@@ -188,7 +207,12 @@ def test_an_estimate_that_is_far_off_is_counted() -> None:
 def test_a_review_of_the_category_all_is_counted_once() -> None:
     ledger = WindowLedger(lg_k=12)
     ledger.add_review(A, Review("R1", 5, ALL, 10_000))
-    ledger.add_window(published(FIRST | {"reviews": 1, "avg_star_rating": 5.0}, "R1"))
+    ledger.add_window(
+        published(
+            FIRST | {"reviews": 1, "avg_star_rating": 5.0, "rating_counts": [0, 0, 0, 0, 1]}, "R1"
+        )
+    )
+    ledger.archived = dict(ledger.published)
     window = ledger.published[FIRST_ALL]
     ledger.add_point(Point(AVERAGE, ALL, 10_000, 5.0, 5.0))
     ledger.add_point(Point(DISTINCT, ALL, 10_000, window.distinct_reviews, window.distinct_reviews))
@@ -204,21 +228,102 @@ reviews = st.builds(
 )
 
 
+SIZES = parse_windows("5 s, 10 s every 5 s, 15 s by 5 s")
+
+
 @given(st.lists(reviews))
-def test_every_review_is_in_one_window_of_each_of_its_categories(found: list[Review]) -> None:
-    windows = recompute(found)
-    for category in ("Toys", "Books", ALL):
-        own = [review for review in found if category in review.categories]
-        mine = {key: window for key, window in windows.items() if key.category == category}
-        assert sum(window.reviews for window in mine.values()) == len(own)
-        assert sum(window.stars for window in mine.values()) == sum(r.star_rating for r in own)
-        for key, window in mine.items():
-            inside = [r for r in own if key.start_ms <= r.event_time_ms < key.start_ms + WINDOW_MS]
-            assert key.start_ms % WINDOW_MS == 0
-            assert window.reviews == len(inside)
-            assert window.review_ids == {review.review_id for review in inside}
+def test_every_review_is_in_all_its_windows_and_in_no_other(found: list[Review]) -> None:
+    windows = recompute(found, SIZES)
+    for key, window in windows.items():
+        inside = [
+            review
+            for review in found
+            if key.category in review.categories
+            and key.start_ms <= review.event_time_ms < key.end_ms
+        ]
+        assert sorted(window.ratings.elements()) == sorted(r.star_rating for r in inside)
+        assert window.review_ids == {review.review_id for review in inside}
+        length_s, is_aligned = (key.end_ms - key.start_ms) // 1_000, key.start_ms % 5_000 == 0
+        if key.window == "15 s by 5 s":
+            length_s, is_aligned = (length_s - 1) // 5 * 5 + 5, key.start_ms % 15_000 == 0
+            assert 5 <= length_s <= 15
+        else:
+            assert length_s == {"5 s": 5, "10 s every 5 s": 10}[key.window]
+        assert is_aligned
+    for review in found:
+        for window, number in (
+            ("5 s", {1}),
+            ("10 s every 5 s", {2}),
+            ("15 s by 5 s", {3 - review.event_time_ms % 15_000 // 5_000}),
+        ):
+            mine = {
+                key
+                for key in windows
+                if key.window == window
+                and key.category == ALL
+                and key.start_ms <= review.event_time_ms < key.end_ms
+            }
+            assert {len(mine)} == number
+
+
+def test_windows_of_every_kind_are_held_against_their_recomputation() -> None:
+    ledger = WindowLedger(12, SIZES)
+    ledger.add_review(A, Review("R1", 5, ALL, 12_000))
+    records = [
+        published(
+            {
+                "window": window,
+                "window_start": f"1970-01-01T00:00:{start_s:02}Z",
+                "window_end": f"1970-01-01T00:00:{end_s:02}Z",
+                "product_category": ALL,
+                "reviews": 1,
+                "avg_star_rating": 5.0,
+                "rating_counts": [0, 0, 0, 0, 1],
+            },
+            "R1",
+        )
+        for window, start_s, end_s in (
+            ("5 s", 10, 15),
+            ("10 s every 5 s", 5, 15),
+            ("10 s every 5 s", 10, 20),
+            ("15 s by 5 s", 0, 15),
+        )
+    ]
+    for record in records:
+        ledger.add_window(record)
+        ledger.add_archived(record)
+        (value,) = {w.distinct_reviews for w in ledger.published.values()}
+    for window, times_ms in (
+        ("", [10_000]),
+        (" 10 s every 5 s", [10_000, 15_000]),
+        (" 15 s by 5 s", [10_000]),
+    ):
+        for time_ms in times_ms:
+            ledger.add_point(Point(f"{AVERAGE}{window}", ALL, time_ms, 5.0, 5.0))
+            ledger.add_point(Point(f"{DISTINCT}{window}", ALL, time_ms, value, value))
+    assert ledger.problems() == []
+    assert ledger.windowed_reviews == 1
+    hopping = WindowKey("10 s every 5 s", 10_000, 20_000, ALL)
+    for container in (ledger.published, ledger.archived):
+        container.pop(hopping)
+    assert [problem.partition(",")[0] for problem in ledger.problems()] == [
+        "1 windows of scored reviews were not published",
+        "2 points are in CloudWatch",
+        "All: 1 scored are not 0 in windows of 10 s every 5 s and 0 late",
+    ]
 
 
 def test_the_definitions_are_those_of_the_job() -> None:
     job = pytest.importorskip("flink_jobs.review_metrics")
-    assert (WINDOW_MS, ALL) == (1_000 * job.WINDOW_S, job.ALL)
+    assert job.ALL == ALL
+    spec = parse_window("5 s")
+    assert spec.metric(AVERAGE) == AVERAGE
+    assert spec.size_s * 1_000 == WINDOW_MS
+    ledger = WindowLedger(12, SIZES)
+    assert ledger.metrics() == {
+        spec.metric(measure): spec.resolution_s for spec in SIZES for measure in (AVERAGE, DISTINCT)
+    }
+    assert all(
+        ledger.point_ms(WindowKey(str(spec), 0, 15_000, ALL)) == spec.point_ms(15_000)
+        for spec in SIZES
+    )

@@ -166,12 +166,14 @@ class MetricPoint:
     """One value of a metric.
 
     `category` becomes the dimension `Product Category`; `time_ms` counts from the epoch.
+    `resolution_s` is 1 or 60: points of less than a minute's are kept for three hours as they are.
     """
 
     name: str
     category: str
     time_ms: int
     value: float
+    resolution_s: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -591,7 +593,7 @@ def _datum(point: MetricPoint) -> "MetricDatumTypeDef":
         ],
         "Timestamp": _EPOCH + timedelta(milliseconds=point.time_ms),
         "Value": point.value,
-        "StorageResolution": 1,
+        "StorageResolution": point.resolution_s,
     }
 
 

@@ -1,20 +1,36 @@
-"""HyperLogLog sketches: count distinct texts in a few kilobytes, and merge the counts.
+"""Mergeable sketches: how many different texts, how long the bodies, which terms how often.
 
-The sketches are those of Apache DataSketches (https://datasketches.apache.org/docs/HLL/HLL.html);
-any of its libraries, in whatever language, reads what `to_bytes` writes.
+All are those of Apache DataSketches (https://datasketches.apache.org): HLL for distinct counts, KLL
+for quantiles, frequent items for terms. Any of its libraries, in whatever language, reads what
+`to_bytes` writes.
 """
 
-from collections.abc import Iterable
-from typing import Any, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
-from datasketches import hll_sketch, hll_union, tgt_hll_type
+import numpy as np
+from datasketches import (
+    frequent_items_error_type,
+    frequent_strings_sketch,
+    hll_sketch,
+    hll_union,
+    kll_floats_sketch,
+    tgt_hll_type,
+)
 
 BOUND_DEVIATIONS = 2
 """The bounds of an estimate lie so many standard deviations apart from it: 95 % are within."""
 
+_KLL_K = 200
+_LG_TERMS = 10
+_HLL_FORM = tgt_hll_type.HLL_4
+
 
 class DistinctSketch:
     """An approximate set of texts that can be pickled.
+
+    What it holds, and what it estimates, follows from the set alone: not from the order in which
+    texts and other sketches came, nor from how often.
 
     Parameters
     ----------
@@ -26,9 +42,8 @@ class DistinctSketch:
     Examples
     --------
     >>> morning, evening = DistinctSketch(12), DistinctSketch(12)
-    >>> for review_id in ("R1", "R2", "R1"):
-    ...     morning.add(review_id)
-    >>> evening.add("R3")
+    >>> morning.update(["R1", "R2", "R1"])
+    >>> evening.update(["R3"])
     >>> round(morning.estimate, 3)
     2.0
     >>> morning.merge(evening)
@@ -39,10 +54,10 @@ class DistinctSketch:
     True
     """
 
-    __slots__ = ("_sketch",)
+    __slots__ = ("_union",)
 
     def __init__(self, lg_k: int) -> None:
-        self._sketch = hll_sketch(lg_k, tgt_hll_type.HLL_4)
+        self._union = hll_union(lg_k)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -53,43 +68,183 @@ class DistinctSketch:
         ValueError
             The bytes are no HLL sketch.
         """
-        sketch = cls.__new__(cls)
         try:
-            sketch._sketch = hll_sketch.deserialize(data)
+            stored = hll_sketch.deserialize(data)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"not an HLL sketch: {error}") from error
+        sketch = cls(stored.lg_config_k)
+        sketch._union.update(stored)
         return sketch
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_bytes, (self.to_bytes(),)
 
-    def add(self, text: str) -> None:
-        """Add a text; one that is in the set already changes nothing."""
-        self._sketch.update(text)
+    def update(self, texts: Iterable[str]) -> None:
+        """Add texts; what is in the set already changes nothing."""
+        for _ in map(self._union.update, texts):
+            pass
 
     def merge(self, other: "DistinctSketch") -> None:
         """Add all texts of another sketch; the result has the lesser of the two precisions."""
-        union = hll_union(min(self._sketch.lg_config_k, other._sketch.lg_config_k))
-        union.update(self._sketch)
-        union.update(other._sketch)
-        self._sketch = union.get_result(tgt_hll_type.HLL_4)
+        self._union.update(other._union.get_result(tgt_hll_type.HLL_8))
+
+    def _result(self) -> Any:
+        # A sketch that has seen every text itself estimates by the order in which they came, a
+        # little better than from its registers. Merged with itself it only has its registers.
+        result = self._union.get_result(tgt_hll_type.HLL_8)
+        union = hll_union(result.lg_config_k)
+        union.update(result)
+        union.update(result)
+        return union.get_result(_HLL_FORM)
 
     @property
     def estimate(self) -> float:
         """About how many different texts there are."""
-        return float(self._sketch.get_estimate())
+        return float(self._result().get_estimate())
 
     @property
     def bounds(self) -> tuple[float, float]:
         """Lower and upper bound: see `BOUND_DEVIATIONS`."""
+        result = self._result()
         return (
-            float(self._sketch.get_lower_bound(BOUND_DEVIATIONS)),
-            float(self._sketch.get_upper_bound(BOUND_DEVIATIONS)),
+            float(result.get_lower_bound(BOUND_DEVIATIONS)),
+            float(result.get_upper_bound(BOUND_DEVIATIONS)),
         )
 
     def to_bytes(self) -> bytes:
         """Return the compact serialisation of DataSketches."""
-        return bytes(self._sketch.serialize_compact())
+        return bytes(self._result().serialize_compact())
+
+
+class LengthSketch:
+    """An approximate distribution of lengths that can be pickled.
+
+    A quantile's rank is off by at most `rank_error`, with a probability of 99 %. The sketch chooses
+    at random what it keeps: of the same lengths two sketches may differ within that bound. Up to
+    200 lengths are kept as they are.
+
+    Examples
+    --------
+    >>> lengths = LengthSketch()
+    >>> lengths.update(range(1, 101))
+    >>> lengths.quantiles([0.5, 0.9])
+    [50, 90]
+    """
+
+    __slots__ = ("_sketch",)
+
+    def __init__(self) -> None:
+        # Floats are what the other libraries have too; whole numbers up to 2^24 are exact in them.
+        self._sketch = kll_floats_sketch(_KLL_K)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the sketch that `to_bytes` wrote; `ValueError` where the bytes are none."""
+        sketch = cls()
+        try:
+            sketch._sketch = kll_floats_sketch.deserialize(data)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"not a KLL sketch of floats: {error}") from error
+        return sketch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def update(self, lengths: Iterable[int]) -> None:
+        """Add lengths."""
+        self._sketch.update(np.fromiter(lengths, dtype=np.float32))
+
+    def merge(self, other: "LengthSketch") -> None:
+        """Add all lengths of another sketch."""
+        self._sketch.merge(other._sketch)
+
+    @property
+    def count(self) -> int:
+        """How many lengths were added."""
+        return int(self._sketch.n)
+
+    @property
+    def rank_error(self) -> float:
+        """The bound of the error of a rank, as a share of all lengths."""
+        return float(self._sketch.normalized_rank_error(False))
+
+    def quantiles(self, ranks: Sequence[float]) -> list[int]:
+        """Return the lengths that these shares of all do not exceed; of none, no lengths."""
+        if self._sketch.is_empty():
+            return []
+        return [round(length) for length in self._sketch.get_quantiles(list(ranks), True)]
+
+    def to_bytes(self) -> bytes:
+        """Return the serialisation of DataSketches."""
+        return bytes(self._sketch.serialize())
+
+
+class Frequent(NamedTuple):
+    """A text that was counted at least `lower` and at most `upper` times."""
+
+    text: str
+    lower: int
+    upper: int
+
+
+class TermSketch:
+    """Approximate counts of texts, the frequent ones, that can be pickled.
+
+    Whatever makes up more than `MAX_ERROR` of all counts is among the frequent ones. Up to 768
+    different texts are counted exactly.
+
+    Examples
+    --------
+    >>> terms = TermSketch()
+    >>> terms.update({"gift": 3, "card": 1})
+    >>> terms.top(1)
+    [Frequent(text='gift', lower=3, upper=3)]
+    """
+
+    MAX_ERROR = 3.5 / 2**_LG_TERMS
+    """Between lower and upper bound lies at most this share of all counts together."""
+
+    __slots__ = ("_sketch",)
+
+    def __init__(self) -> None:
+        self._sketch = frequent_strings_sketch(_LG_TERMS)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the sketch that `to_bytes` wrote; `ValueError` where the bytes are none."""
+        sketch = cls()
+        try:
+            sketch._sketch = frequent_strings_sketch.deserialize(data)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"not a sketch of frequent strings: {error}") from error
+        return sketch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def update(self, counts: Mapping[str, int]) -> None:
+        """Add so many of each text."""
+        for text, count in counts.items():
+            self._sketch.update(text, count)
+
+    def merge(self, other: "TermSketch") -> None:
+        """Add all counts of another sketch."""
+        self._sketch.merge(other._sketch)
+
+    @property
+    def total(self) -> int:
+        """All counts together."""
+        return int(self._sketch.total_weight)
+
+    def top(self, k: int) -> list[Frequent]:
+        """Return the k most frequent texts at most, by their upper bounds, then by name."""
+        items = self._sketch.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES)
+        found = [Frequent(text, int(lower), int(upper)) for text, _, lower, upper in items]
+        return sorted(found, key=lambda item: (-item.upper, item.text))[:k]
+
+    def to_bytes(self) -> bytes:
+        """Return the serialisation of DataSketches."""
+        return bytes(self._sketch.serialize())
 
 
 def merge_estimate(sketches: Iterable[bytes]) -> float:
