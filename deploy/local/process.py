@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -79,6 +80,11 @@ class PartNotReadyError(PartError):
         super().__init__(f"{' and '.join(names)} not ready after {timeout_s:g} s; see {logs}")
 
 
+# Below those that systems give to the near end of a connection: one of these would be taken again
+# before its server is up.
+_PORTS = range(10_000, 32_000)
+
+
 def free_port(preferred: int) -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens.
 
@@ -95,9 +101,7 @@ def free_port(preferred: int) -> int:
     with _handed_out_lock:
         port = preferred
         while port in _handed_out or not _is_free(port):
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as any_port:
-                any_port.bind(("127.0.0.1", 0))
-                port = int(any_port.getsockname()[1])
+            port = random.choice(_PORTS)
         _handed_out.add(port)
         return port
 
