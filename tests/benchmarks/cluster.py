@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from deploy.local import jobs
-from deploy.local.cluster import FlinkCluster, JobFailedError
+from deploy.local.cluster import ENDED_STATES, FlinkCluster, JobFailedError
 from deploy.local.emulator import PROJECT_ROOT, answers, direct_opener, local_environment
 from deploy.local.process import Child, free_port, stop_all, wait_ready
 from deploy.local.sample import load_sample
@@ -178,7 +178,7 @@ class BenchCluster:
 
     @contextlib.contextmanager
     def _running(self, variant: str) -> Iterator[tuple[str, _Counter]]:
-        """A job that has begun to handle records; cancelled at the end."""
+        """A job that has begun to handle records; stopped at the end."""
         parameters = Parameters(
             self._benchmark.name, variant, str(jobs.PROPERTIES), self.endpoint_url
         )
@@ -197,7 +197,7 @@ class BenchCluster:
             counter.wait_until(lambda sample: sample.count > 0, _START_TIMEOUT_S)
             yield job_id, counter
         finally:
-            self._cancel(job_id)
+            self._stop_job(job_id)
 
     def _measure_client(self, name: str) -> Measured:
         argv = [sys.executable, "-m", "tests.benchmarks.clients", name]
@@ -265,14 +265,14 @@ class BenchCluster:
         whole_s = sum(machine) - getattr(machine, "guest", 0.0) - getattr(machine, "guest_nice", 0)
         return {**busy, "other": whole_s - idle_s - sum(busy.values()), "at": time.monotonic()}
 
-    def _cancel(self, job_id: str) -> None:
-        request = urllib.request.Request(
-            f"{self.flink.rest_url}/jobs/{job_id}?mode=cancel", method="PATCH"
-        )
-        deadline_s = time.monotonic() + _STALL_TIMEOUT_S
-        if self.flink.job_state(job_id) not in ("FAILED", "CANCELED"):
-            direct_opener().open(request, timeout=10).close()
-        while self.flink.job_state(job_id) not in ("FAILED", "CANCELED"):
+    def _stop_job(self, job_id: str) -> None:
+        """End a job in order: cancelled under load, it may crash the TaskManager (RocksDB)."""
+        deadline_s = time.monotonic() + _STATE_TIMEOUT_S
+        if self.flink.job_state(job_id) == "FAILED":
+            return
+        request = {"drain": False, "targetDirectory": (self.run_dir / "savepoints").as_uri()}
+        self._post(f"/jobs/{job_id}/stop", request)
+        while self.flink.job_state(job_id) not in ENDED_STATES:
             if time.monotonic() > deadline_s:
                 raise JobFailedError(f"job {job_id} does not end")
             time.sleep(_POLL_S)
