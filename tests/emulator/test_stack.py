@@ -143,6 +143,7 @@ def test_streams_bucket_and_delivery_streams_exist(detached: StackInfo) -> None:
     assert set(firehose.list_delivery_streams()["DeliveryStreamNames"]) == {
         "reviews-raw",
         "reviews-scored",
+        "reviews-metrics",
     }
     firehose.put_record(DeliveryStreamName="reviews-raw", Record={"Data": b"{}\n"})
     objects = detached.client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]
