@@ -16,14 +16,23 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from deploy.archive import ArchiveError, Merged, Span, merge, read_folder, read_s3, windows_within
+from deploy.archive import (
+    ArchivedWindow,
+    ArchiveError,
+    Merged,
+    Span,
+    merge,
+    read_folder,
+    read_s3,
+    windows_within,
+)
 from udfs.core.summaries import LENGTH_RANKS
 from udfs.core.windows import WindowKind, parse_window
 
 _HELP = """Distinct reviews, ratings, lengths and terms of any range, from the archive of windows.
 
 Reads what `review_metrics` has archived, merges the tumbling windows that lie in the range, and
-never reads a review. Of windows that overlap, the longest is taken.
+never reads a review. Every moment counts once, also where windows overlap.
 
 Distinct reviews of a week, by category:
 
@@ -84,8 +93,12 @@ def windows(
         raise typer.BadParameter("--from is not before --to")
     with _failures_in_words(), _progress() as progress:
         task = progress.add_task("objects read")
-        lines = _lines(source, span, region, endpoint_url, lambda: progress.advance(task))
-        rows = merge(windows_within(lines, span), by_category=by_category, period=period)
+
+        def windows() -> Iterator[ArchivedWindow]:
+            lines = _lines(source, span, region, endpoint_url, lambda: progress.advance(task))
+            return windows_within(lines, span)
+
+        rows = merge(windows, by_category=by_category, period=period)
         read = int(progress.tasks[0].completed)
     if not rows:
         errors.print(

@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from deploy.archive import ArchiveError, Span, merge, read_folder, windows_within
+from deploy.archive import ArchiveError, Merged, Span, merge, read_folder, windows_within
 from deploy.windows import app
 from udfs.core.summaries import Reviews, Summary
 
 BEGIN = datetime(2026, 9, 14, tzinfo=UTC)
 EVER = Span(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+def merged_of(lines: Sequence[str], span: Span = EVER, **grouping: Any) -> list[Merged]:
+    return merge(lambda: windows_within(lines, span), **grouping)
 
 
 def at(seconds: int) -> datetime:
@@ -69,11 +73,32 @@ ARCHIVE = [
 ]
 
 
-def test_a_longer_window_that_knows_only_its_end_displaces_nothing() -> None:
-    # As of a job that began without its state in the middle of the minute.
-    lines = [line(s, 5, range(s, s + 5)) for s in range(0, 60, 5)]
-    (merged,) = merge(windows_within([*lines, line(0, 60, range(30, 60))], EVER))
+@pytest.mark.parametrize(
+    "halves",
+    [
+        # As of a job that began without its state in the middle of the minute,
+        [range(30, 60)],
+        # that was drained there,
+        [range(30)],
+        # or drained and started anew.
+        [range(30), range(30, 60)],
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_longer_window_that_is_not_whole_displaces_nothing(
+    halves: list[range], is_first: bool
+) -> None:
+    parts = [line(s, 5, range(s, s + 5)) for s in range(0, 60, 5)]
+    longer = [line(0, 60, half) for half in halves]
+    (merged,) = merged_of([*longer, *parts] if is_first else [*parts, *longer])
     assert (merged.windows, merged.summary.reviews) == (12, 60)
+    assert merged.summary.review_ids.estimate == pytest.approx(60, rel=0.001)
+
+
+def test_of_the_versions_of_a_window_the_fullest_is_taken() -> None:
+    lines = [line(0, 5, range(n)) for n in (2, 5, 3, 5)]
+    (merged,) = merged_of(lines)
+    assert (merged.windows, merged.summary.reviews) == (1, 5)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +112,7 @@ def test_a_longer_window_that_knows_only_its_end_displaces_nothing() -> None:
     ],
 )
 def test_every_review_of_a_range_counts_once(start_s: int, end_s: int, windows: int) -> None:
-    (row,) = merge(windows_within(ARCHIVE, Span(at(start_s), at(end_s))))
+    (row,) = merged_of(ARCHIVE, Span(at(start_s), at(end_s)))
     inside = [n for n in range(180) if start_s <= n // 5 * 5 and n // 5 * 5 + 5 <= end_s]
     assert row.windows == windows
     assert row.summary.reviews == len(inside)
@@ -98,7 +123,7 @@ def test_every_review_of_a_range_counts_once(start_s: int, end_s: int, windows: 
 
 
 def test_by_category_and_by_period() -> None:
-    rows = merge(windows_within(ARCHIVE, EVER), by_category=True, period=timedelta(minutes=1))
+    rows = merged_of(ARCHIVE, by_category=True, period=timedelta(minutes=1))
     assert [(row.category, (row.span.start - BEGIN).seconds, row.windows) for row in rows] == [
         ("All", 0, 1),
         ("Toys", 0, 12),
@@ -108,7 +133,7 @@ def test_by_category_and_by_period() -> None:
         ("Toys", 120, 12),
     ]
     # A minute does not fit into half a one.
-    rows = merge(windows_within(ARCHIVE, EVER), period=timedelta(seconds=30))
+    rows = merged_of(ARCHIVE, period=timedelta(seconds=30))
     assert [(row.windows, row.summary.reviews) for row in rows] == [(6, 30)] * 6
 
 
@@ -118,15 +143,23 @@ def test_whatever_the_order_and_the_lengths_nothing_counts_twice(data: st.DataOb
     made = [line(s, n, range(s, s + n)) for n in set(lengths) for s in range(0, 60, n)]
     # Some were delivered twice.
     lines = data.draw(st.permutations([*made, *made[: len(made) // 2]]))
-    (row,) = merge(windows_within(lines, EVER))
+    (row,) = merged_of(lines)
     assert (row.summary.reviews, row.span) == (60, Span(at(0), at(60)))
-    assert row.windows <= 60 / max(lengths) + 60 / min(lengths)
+    assert row.windows == 60 / max(lengths)
 
 
 @pytest.mark.parametrize("text", ["no json", "{}", '{"window_start": 1}', "[]"])
 def test_what_is_no_window_is_named(text: str) -> None:
     with pytest.raises(ArchiveError, match="not a window"):
         list(windows_within([text], EVER))
+
+
+def test_a_line_ends_where_json_lines_do(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text('"\u2028 \x85"\n2\n', encoding="utf-8")
+    assert list(read_folder(tmp_path, lambda: None)) == ['"\u2028 \x85"', "2"]
+    (tmp_path / "b").write_bytes(b"\xff\n")
+    with pytest.raises(ArchiveError, match="not a window"):
+        list(read_folder(tmp_path, lambda: None))
 
 
 def test_files_may_be_compressed(tmp_path: Path) -> None:
