@@ -194,7 +194,8 @@ class WindowsConfig(Group):
         A shard that is silent for so long holds windows back no longer; what it brings afterwards
         may be late.
     lg_k
-        HyperLogLog keeps 2 to this power registers: 12 gives a standard error of 1.6 %.
+        HyperLogLog keeps 2 to this power registers: 12 gives a standard error of 1.6 %. With more
+        than 20, a window's record would exceed what Kinesis takes.
     body_lengths
         Whether the quantiles of the bodies' lengths are counted.
     top_terms

@@ -30,6 +30,8 @@ def engine_options(config: JobConfig) -> dict[str, str]:
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         "table.local-time-zone": "UTC",
         "execution.checkpointing.timeout": f"{application.checkpoint_timeout_s} s",
+        # A barrier that overtook rows would break decisions 5 and 8.
+        "execution.checkpointing.unaligned.enabled": "false",
         "python.fn-execution.bundle.size": str(application.bundle_rows),
         "python.fn-execution.bundle.time": str(application.bundle_time_ms),
         "python.fn-execution.arrow.batch.size": str(application.bundle_rows),

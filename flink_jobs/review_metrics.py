@@ -8,9 +8,9 @@ every review that comes too late for its pane (stage `late`), every record that 
 Key: window and category.
 Time attribute: `event_time` of the review; the watermark follows each shard, see
 `udfs.core.watermarks`.
-Guarantee: at least once into every sink. Every scored review is in one pane of its category and one
-of `All`, hence in all windows that they are part of, or in `dead-letters` with stage `late`, hence
-in none. After a failure, windows that closed since the last checkpoint are published again.
+Guarantee: at least once into every sink. Every scored review is in all windows of its category and
+of `All` that its event time lies in, or in `dead-letters` with stage `late`, hence in none.
+After a failure, windows that closed since the last checkpoint are published again.
 
 Batches of reviews are summarised by pane, and the windows of every length merge these summaries:
 see `udfs.core.summaries` and decision 9.

@@ -1,6 +1,7 @@
 """Flink wrappers of `udfs.core.summaries`: summarise batches, merge summaries, read them."""
 
 from collections.abc import Mapping
+from copy import copy
 
 import pandas as pd
 from pyflink.common import Row
@@ -149,7 +150,7 @@ class MergeSummaries(AggregateFunction):  # type: ignore[misc]  # PyFlink is unt
         """Add what other accumulators hold, and leave them as they are."""
         for other in accumulators:
             for period_ms, summary in other:
-                _add(accumulator, period_ms, Summary.from_bytes(summary.to_bytes()))
+                _add(accumulator, period_ms, summary)
 
     def get_value(self, accumulator: list[_Merged]) -> Row:
         """Return what was added so far."""
@@ -199,7 +200,8 @@ def _add(accumulator: list[_Merged], period_ms: int, summary: Summary) -> None:
     if latest_ms == period_ms:
         accumulator[0][1].merge(summary)
     elif latest_ms is None or latest_ms < period_ms:
-        accumulator[:] = [(period_ms, summary)]
+        # A copy: what it comes from stays as it is when more is added.
+        accumulator[:] = [(period_ms, copy(summary))]
 
 
 def summarise_reviews(

@@ -262,7 +262,8 @@ def cluster_config(
         "rest.retry.delay": 500,
         # Measures asked for are those of the last time that somebody asked; 10 s old by default.
         "metrics.fetcher.update-interval": 1000,
-        # What a TaskManager is asked for measures that was killed: until then nobody else is.
+        # The JobManager asks all TaskManagers for their measures, and again when all have answered
+        # or this time is up: one that was killed does not answer.
         "web.timeout": 30_000,
     }
     return config | dict(overrides or {})

@@ -1,7 +1,7 @@
 """Double entry for windows: what was published against a recomputation in plain Python.
 
 The job is not trusted with its own definitions: which windows a review is in and the category of
-all are written down here once more, and nothing here is made of panes.
+all are written down here once more, and nothing here is a sketch.
 """
 
 import base64

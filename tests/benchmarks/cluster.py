@@ -268,7 +268,7 @@ class BenchCluster:
     def _stop_job(self, job_id: str) -> None:
         """End a job in order: cancelled under load, it may crash the TaskManager (RocksDB)."""
         deadline_s = time.monotonic() + _STATE_TIMEOUT_S
-        if self.flink.job_state(job_id) == "FAILED":
+        if self.flink.job_state(job_id) in ENDED_STATES:
             return
         request = {"drain": False, "targetDirectory": (self.run_dir / "savepoints").as_uri()}
         self._post(f"/jobs/{job_id}/stop", request)

@@ -161,7 +161,7 @@ def check(metrics: Metrics) -> None:
             assert lengths.count == len(expected[key])
 
 
-# The panes are 5 s, which are published too; the other windows are made of them.
+# The pane, by which lateness is judged, is 5 s.
 KINDS = {
     "5 s": ("tumbling", 5, 5),
     "20 s": ("tumbling", 20, 20),

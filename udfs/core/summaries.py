@@ -2,7 +2,7 @@
 
 A `Summary` is exact where it can be (a count for each rating, hence number, average and quantiles
 of the ratings) and a sketch where it must be (distinct ids, body lengths, terms). Summaries merge:
-that of an hour is made of those of its panes, and reads no review again.
+that of an hour is made of those of batches, and reads no review again.
 """
 
 import json
