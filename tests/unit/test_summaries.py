@@ -171,6 +171,10 @@ def test_saved_state_of_every_version_is_read(path: Path) -> None:
     assert summary.terms is not None
     assert summary.lengths.count == 1_000
     assert [list(term) for term in summary.terms.top(3)] == saved["top_terms"]
+    # What the state of a window holds, a pickle: it names the module and the class.
+    [(period_ms, accumulated)] = pickle.loads(base64.b64decode(saved["accumulator"]))
+    assert period_ms == 1_790_000_000_000
+    assert accumulated.to_bytes() == summary.to_bytes()
     summary.merge(fresh)
     assert summary.reviews == 2_000
     assert summary.review_ids.estimate == fresh.review_ids.estimate
