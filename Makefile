@@ -40,13 +40,13 @@ test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTE
 test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 12 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-bench-baseline: setup $(MODEL) ## what the engine and each job can do; 9 minutes (ARGS=--help: more)
+bench-baseline: setup $(MODEL) ## what the engine and each job can do; 12 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks baseline $(ARGS)
 
 bench-scoring: setup $(MODEL) ## the async UDF beside one call a review; 8 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks scoring $(ARGS)
 
-bench-metrics: setup ## windows of sketches: rates, error, state (ARGS=--help: more)
+bench-metrics: setup ## windows of sketches: rates, error, state; 12 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks metrics $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
