@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
-from udfs.core.summaries import Summary
+from udfs.core.summaries import ALL, Summary
 from udfs.core.windows import WindowKind
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-ALL = "All"
-"""The category of the windows over all categories."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _GZIP = b"\x1f\x8b"

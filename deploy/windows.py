@@ -26,7 +26,7 @@ from deploy.archive import (
     read_s3,
     windows_within,
 )
-from udfs.core.summaries import LENGTH_RANKS
+from udfs.core.summaries import LENGTH_QUANTILES
 from udfs.core.windows import WindowKind, parse_window
 
 _HELP = """Distinct reviews, ratings, lengths and terms of any range, from the archive of windows.
@@ -94,11 +94,11 @@ def windows(
     with _failures_in_words(), _progress() as progress:
         task = progress.add_task("objects read")
 
-        def windows() -> Iterator[ArchivedWindow]:
+        def archived() -> Iterator[ArchivedWindow]:
             lines = _lines(source, span, region, endpoint_url, lambda: progress.advance(task))
             return windows_within(lines, span)
 
-        rows = merge(windows, by_category=by_category, period=period)
+        rows = merge(archived, by_category=by_category, period=period)
         read = int(progress.tasks[0].completed)
     if not rows:
         errors.print(
@@ -171,9 +171,8 @@ def _as_json(row: Merged, top_terms: int) -> dict[str, Any]:
         "sketch": _base64(summary.review_ids.to_bytes()),
     }
     if summary.lengths is not None:
-        names = (f"p{rank * 100:.0f}" for rank in LENGTH_RANKS)
-        quantiles = summary.lengths.quantiles(LENGTH_RANKS)
-        document["body_length"] = dict(zip(names, quantiles, strict=True))
+        quantiles = summary.lengths.quantiles([*LENGTH_QUANTILES.values()])
+        document["body_length"] = dict(zip(LENGTH_QUANTILES, quantiles, strict=True))
         document["body_length_sketch"] = _base64(summary.lengths.to_bytes())
     if summary.terms is not None:
         document["top_terms"] = [

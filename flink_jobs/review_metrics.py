@@ -20,14 +20,12 @@ from pyflink.table import StatementSet, TableEnvironment
 
 from flink_jobs import scored_reviews, streams
 from flink_jobs.config import ReviewMetricsConfig, WindowsConfig
+from udfs.core.summaries import ALL
 from udfs.core.windows import WindowKind, WindowSpec, pane_of
 from udfs.dead_letters import digest_payload
 from udfs.publishing import publish_metrics
 from udfs.scored_records import read_scored
 from udfs.summaries import merge_summaries, read_summary, summarise_reviews
-
-ALL = "All"
-"""The category of the windows over all categories; a review of this name is in no other."""
 
 
 def build(t_env: TableEnvironment, config: ReviewMetricsConfig) -> StatementSet:

@@ -15,7 +15,7 @@ from pyflink.table.udf import (
     udf,
 )
 
-from udfs.core.summaries import LENGTH_RANKS, Reviews, Summary, of_panes, summarise
+from udfs.core.summaries import LENGTH_QUANTILES, Reviews, Summary, of_panes, summarise
 
 SUMMARIES = DataTypes.ROW(
     [
@@ -47,9 +47,7 @@ FIGURES = DataTypes.ROW(
         DataTypes.FIELD("sketch", DataTypes.BYTES()),
         DataTypes.FIELD(
             "body_length",
-            DataTypes.ROW(
-                [DataTypes.FIELD(f"p{rank * 100:.0f}", DataTypes.INT()) for rank in LENGTH_RANKS]
-            ),
+            DataTypes.ROW([DataTypes.FIELD(name, DataTypes.INT()) for name in LENGTH_QUANTILES]),
         ),
         DataTypes.FIELD("body_length_sketch", DataTypes.BYTES()),
         DataTypes.FIELD(
@@ -116,7 +114,7 @@ class SummariseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is unty
             {
                 "pane_ms": pane_ms,
                 "of_category": _column(of_category, len(panes)),
-                "of_all": _column(of_panes(of_category, panes, self._lg_k), len(panes)),
+                "of_all": _column(of_panes(of_category, panes), len(panes)),
             }
         )
 
@@ -188,7 +186,7 @@ class ReadSummary(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
             summary.review_ids.estimate,
             *summary.review_ids.bounds,
             summary.review_ids.to_bytes(),
-            None if lengths is None else Row(*lengths.quantiles(LENGTH_RANKS)),
+            None if lengths is None else Row(*lengths.quantiles([*LENGTH_QUANTILES.values()])),
             None if lengths is None else lengths.to_bytes(),
             None if terms is None else [Row(*term) for term in terms.top(self._top_terms)],
             None if terms is None else terms.to_bytes(),

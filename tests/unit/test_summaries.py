@@ -123,7 +123,7 @@ def test_the_summaries_of_a_batch_merge_to_one_of_each_pane(
 ) -> None:
     categories, panes, reviews = zip(*rows, strict=True) if rows else ((), (), ())
     batch = columns(reviews, has_lengths=is_counted, has_terms=is_counted)
-    found = of_panes(summarise(categories, panes, batch, LG_K), panes, LG_K)
+    found = of_panes(summarise(categories, panes, batch, LG_K), panes)
     assert {panes[place] for place in found} == set(panes)
     for place, summary in found.items():
         same = [at for at, pane in enumerate(panes) if pane == panes[place]]

@@ -6,7 +6,7 @@ for quantiles, frequent items for terms. Any of its libraries, in whatever langu
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from datasketches import (
@@ -116,7 +116,39 @@ class DistinctSketch:
         return bytes(self._result().serialize_compact())
 
 
-class LengthSketch:
+class _Sketch:
+    """What `LengthSketch` and `TermSketch` have in common: each wraps one sketch of a type."""
+
+    _type: ClassVar[Any]
+    _name: ClassVar[str]
+
+    __slots__ = ("_sketch",)
+
+    _sketch: Any
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the sketch that `to_bytes` wrote; `ValueError` where the bytes are none."""
+        sketch = cls()
+        try:
+            sketch._sketch = cls._type.deserialize(data)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"not a {cls._name}: {error}") from error
+        return sketch
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_bytes, (self.to_bytes(),)
+
+    def merge(self, other: Self) -> None:
+        """Add all that another sketch holds."""
+        self._sketch.merge(other._sketch)
+
+    def to_bytes(self) -> bytes:
+        """Return the serialisation of DataSketches."""
+        return bytes(self._sketch.serialize())
+
+
+class LengthSketch(_Sketch):
     """An approximate distribution of lengths that can be pickled.
 
     A quantile's rank is off by at most `rank_error`, with a probability of 99 %. The sketch chooses
@@ -131,32 +163,17 @@ class LengthSketch:
     [50, 90]
     """
 
-    __slots__ = ("_sketch",)
+    _type, _name = kll_floats_sketch, "KLL sketch of floats"
+
+    __slots__ = ()
 
     def __init__(self) -> None:
         # Floats are what the other libraries have too; whole numbers up to 2^24 are exact in them.
         self._sketch = kll_floats_sketch(_KLL_K)
 
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Return the sketch that `to_bytes` wrote; `ValueError` where the bytes are none."""
-        sketch = cls()
-        try:
-            sketch._sketch = kll_floats_sketch.deserialize(data)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"not a KLL sketch of floats: {error}") from error
-        return sketch
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
-
     def update(self, lengths: Iterable[int]) -> None:
         """Add lengths."""
         self._sketch.update(np.fromiter(lengths, dtype=np.float32))
-
-    def merge(self, other: "LengthSketch") -> None:
-        """Add all lengths of another sketch."""
-        self._sketch.merge(other._sketch)
 
     @property
     def count(self) -> int:
@@ -174,10 +191,6 @@ class LengthSketch:
             return []
         return [round(length) for length in self._sketch.get_quantiles(list(ranks), True)]
 
-    def to_bytes(self) -> bytes:
-        """Return the serialisation of DataSketches."""
-        return bytes(self._sketch.serialize())
-
 
 class Frequent(NamedTuple):
     """A text that was counted at least `lower` and at most `upper` times."""
@@ -187,7 +200,7 @@ class Frequent(NamedTuple):
     upper: int
 
 
-class TermSketch:
+class TermSketch(_Sketch):
     """Approximate counts of texts, the frequent ones, that can be pickled.
 
     Whatever makes up more than `MAX_ERROR` of all counts is among the frequent ones. Up to 768
@@ -204,32 +217,17 @@ class TermSketch:
     MAX_ERROR = 3.5 / 2**_LG_TERMS
     """Between lower and upper bound lies at most this share of all counts together."""
 
-    __slots__ = ("_sketch",)
+    _type, _name = frequent_strings_sketch, "sketch of frequent strings"
+
+    __slots__ = ()
 
     def __init__(self) -> None:
         self._sketch = frequent_strings_sketch(_LG_TERMS)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Return the sketch that `to_bytes` wrote; `ValueError` where the bytes are none."""
-        sketch = cls()
-        try:
-            sketch._sketch = frequent_strings_sketch.deserialize(data)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ValueError(f"not a sketch of frequent strings: {error}") from error
-        return sketch
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self).from_bytes, (self.to_bytes(),)
 
     def update(self, counts: Mapping[str, int]) -> None:
         """Add so many of each text."""
         for text, count in counts.items():
             self._sketch.update(text, count)
-
-    def merge(self, other: "TermSketch") -> None:
-        """Add all counts of another sketch."""
-        self._sketch.merge(other._sketch)
 
     @property
     def total(self) -> int:
@@ -241,10 +239,6 @@ class TermSketch:
         items = self._sketch.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES)
         found = [Frequent(text, int(lower), int(upper)) for text, _, lower, upper in items]
         return sorted(found, key=lambda item: (-item.upper, item.text))[:k]
-
-    def to_bytes(self) -> bytes:
-        """Return the serialisation of DataSketches."""
-        return bytes(self._sketch.serialize())
 
 
 def merge_estimate(sketches: Iterable[bytes]) -> float:

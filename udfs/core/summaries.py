@@ -10,6 +10,7 @@ import re
 import struct
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from operator import itemgetter
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -20,8 +21,11 @@ FORMAT_VERSION = 1
 
 STARS = (1, 2, 3, 4, 5)
 
-LENGTH_RANKS = (0.5, 0.9, 0.99)
-"""The quantiles of the body length that are published."""
+ALL = "All"
+"""The category of what is summarised over all categories; a review of this name is in no other."""
+
+LENGTH_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+"""The quantiles of the body length that are published: their ranks, by name."""
 
 _STOP_WORDS = """
     about after all also and any are because been before but can could did does don for from get
@@ -104,15 +108,6 @@ class Summary:
             bodies = map(_body, reviews.payloads)
             terms.update(Counter(term for body in bodies for term in terms_of(body)))
         return cls([ratings[stars] for stars in STARS], review_ids, lengths, terms)
-
-    def empty(self, lg_k: int) -> "Summary":
-        """Return a summary of no review that counts what this one counts."""
-        return Summary(
-            [0] * len(STARS),
-            DistinctSketch(lg_k),
-            None if self.lengths is None else LengthSketch(),
-            None if self.terms is None else TermSketch(),
-        )
 
     def merge(self, other: "Summary") -> None:
         """Add the reviews of another summary."""
@@ -213,9 +208,7 @@ def summarise(
     return {places[-1]: Summary.of(_taken(reviews, places), lg_k) for places in groups.values()}
 
 
-def of_panes(
-    summaries: Mapping[int, Summary], panes: Sequence[int], lg_k: int
-) -> dict[int, Summary]:
+def of_panes(summaries: Mapping[int, Summary], panes: Sequence[int]) -> dict[int, Summary]:
     """Merge the summaries of a batch over the categories.
 
     Parameters
@@ -224,8 +217,6 @@ def of_panes(
         What `summarise` returned; not changed.
     panes
         What it was given.
-    lg_k
-        Of the distinct ids.
 
     Returns
     -------
@@ -237,9 +228,9 @@ def of_panes(
         places[panes[place]].append(place)
     merged = {}
     for of_pane in places.values():
-        first = summaries[of_pane[0]]
-        merged[max(of_pane)] = total = first.empty(lg_k)
-        for place in of_pane:
+        first, *others = of_pane
+        merged[max(of_pane)] = total = copy(summaries[first])
+        for place in others:
             total.merge(summaries[place])
     return merged
 
