@@ -37,7 +37,7 @@ typecheck: tools build/.setup ## mypy, strict where PyFlink is not involved
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 12 minutes (ARGS=--help: more)
+test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 15 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench-baseline: setup $(MODEL) ## what the engine and each job can do; 12 minutes (ARGS=--help: more)

@@ -44,9 +44,8 @@ class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
 
     Where the endpoint is unavailable, every row of the batch has the reason `ENDPOINT_UNAVAILABLE`:
     the job must fail on it, in another task than this one (`flink_jobs.review_scoring` shows how).
-    An exception here would fail this task too late. One that is raised while Flink closes a bundle
-    by time is only reported; before the task is told to stop it may complete a checkpoint that has
-    the bundle's rows behind it (`StreamTask.invokeProcessingTimeCallback`, Flink 1.20).
+    An exception here would fail this task too late: before it ends it may complete a checkpoint
+    that has the batch's rows behind it (docs/decisions/0008-an-endpoint-that-stays-away.md).
 
     Metrics, in the group `scoring` of the operator: see `ScoringMetrics`.
     """

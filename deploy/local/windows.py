@@ -1,7 +1,7 @@
 """Double entry for windows: what was published against a recomputation in plain Python.
 
 The job is not trusted with its own definitions: which windows a review is in and the category of
-all are written down here once more, and nothing here is a sketch.
+all are written down here once more, and every one is made of its reviews.
 """
 
 import base64
@@ -253,6 +253,14 @@ class WindowLedger:
         (slide_s,) = (spec.slide_s for spec in self.sizes if str(spec) == key.window)
         return key.end_ms - slide_s * 1_000
 
+    def _windows_of_all(self) -> list[Window]:
+        """Windows of `All` that cover all time once."""
+        return [
+            window
+            for key, window in self.published.items()
+            if key.category == ALL and self._counts_once(key)
+        ]
+
     def _counts_once(self, key: WindowKey, spec: WindowSpec | None = None) -> bool:
         """Whether it is one of the windows of a kind that cover all time once; of the first one."""
         spec = spec or self.sizes[0]
@@ -261,20 +269,11 @@ class WindowLedger:
     @property
     def windowed_reviews(self) -> int:
         """Reviews in the windows of `All`, each once."""
-        return sum(
-            window.reviews
-            for key, window in self.published.items()
-            if key.category == ALL and self._counts_once(key)
-        )
+        return sum(window.reviews for window in self._windows_of_all())
 
     def figures(self) -> WindowFigures:
         """Return the counts, averages and estimates."""
-        of_all = [
-            window
-            for key, window in self.published.items()
-            if key.category == ALL and self._counts_once(key)
-        ]
-        windowed = self.windowed_reviews
+        of_all, windowed = self._windows_of_all(), self.windowed_reviews
         stars = math.fsum(window.reviews * window.avg_star_rating for window in of_all)
         expected = self._recomputed()
         standard_error = 1.04 / math.sqrt(2**self.lg_k)

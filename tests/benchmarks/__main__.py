@@ -37,55 +37,52 @@ def about() -> None:
     """Measure how many records a second the engine and the jobs take."""
 
 
-@cli.command(
-    epilog="Examples: `python -m tests.benchmarks baseline --rounds 1 --seconds 3`,"
-    " `python -m tests.benchmarks baseline --only rated_reviews,pandas_udf`"
-)
-def baseline(
-    rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 4.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 3.0,
-    only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
-    output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
-    / "baseline.json",
-    run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
+def _add_command(
+    name: str, about: str, *, example: str, default_seconds: float, default_warm_up: float
 ) -> None:
-    """What the engine can do, and what the jobs do today; about nine minutes."""
-    run("baseline", Options(rounds, seconds, warm_up), only, output, run_dir)
+    """Add the command of a benchmark; `example` is one of `--only`."""
+
+    @cli.command(
+        name,
+        help=about,
+        epilog=f"Examples: `python -m tests.benchmarks {name} --rounds 1 --seconds 3`,"
+        f" `python -m tests.benchmarks {name} --only {example}`",
+    )
+    def measure(
+        rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
+        seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = default_seconds,
+        warm_up: Annotated[
+            float, typer.Option(min=0, help="Seconds before it, at least.")
+        ] = default_warm_up,
+        only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
+        output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
+        / f"{name}.json",
+        run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
+    ) -> None:
+        run(name, Options(rounds, seconds, warm_up), only, output, run_dir)
 
 
-@cli.command(
-    epilog="Examples: `python -m tests.benchmarks scoring --rounds 1 --seconds 3`,"
-    " `python -m tests.benchmarks scoring --only sequential,async`"
+_add_command(
+    "baseline",
+    "What the engine can do, and what the jobs do today; about twelve minutes.",
+    example="rated_reviews,pandas_udf",
+    default_seconds=4.0,
+    default_warm_up=3.0,
 )
-def scoring(
-    rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 6.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 4.0,
-    only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
-    output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
-    / "scoring.json",
-    run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
-) -> None:
-    """The async UDF beside one call a review, and its latency; about eight minutes."""
-    run("scoring", Options(rounds, seconds, warm_up), only, output, run_dir)
-
-
-@cli.command(
-    epilog="Examples: `python -m tests.benchmarks metrics --rounds 1 --seconds 3`,"
-    " `python -m tests.benchmarks metrics --only average,windows`"
+_add_command(
+    "scoring",
+    "The async UDF beside one call a review, and its latency; about eight minutes.",
+    example="sequential,async",
+    default_seconds=6.0,
+    default_warm_up=4.0,
 )
-def metrics(
-    rounds: Annotated[int, typer.Option(min=1, help="Each measures every variant once.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Of a measurement.")] = 4.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before it, at least.")] = 3.0,
-    only: Annotated[str, typer.Option(help="Some variants, separated by commas.")] = "",
-    output: Annotated[Path, typer.Option(help="Takes figures and samples as JSON.")] = RESULTS
-    / "metrics.json",
-    run_dir: Annotated[Path, typer.Option(help="Logs.")] = RESULTS / "run",
-) -> None:
-    """The windows' aggregates beside Flink's own, their error and their state; ten minutes."""
-    run("metrics", Options(rounds, seconds, warm_up), only, output, run_dir)
+_add_command(
+    "metrics",
+    "The windows' aggregates beside Flink's own, their error and state; about twelve minutes.",
+    example="average,windows",
+    default_seconds=4.0,
+    default_warm_up=3.0,
+)
 
 
 @cli.command(epilog="Examples: `python -m tests.benchmarks docs`, `... docs baseline`")

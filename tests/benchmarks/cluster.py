@@ -267,15 +267,8 @@ class BenchCluster:
 
     def _stop_job(self, job_id: str) -> None:
         """End a job in order: cancelled under load, it may crash the TaskManager (RocksDB)."""
-        deadline_s = time.monotonic() + _STATE_TIMEOUT_S
-        if self.flink.job_state(job_id) in ENDED_STATES:
-            return
-        request = {"drain": False, "targetDirectory": (self.run_dir / "savepoints").as_uri()}
-        self._post(f"/jobs/{job_id}/stop", request)
-        while self.flink.job_state(job_id) not in ENDED_STATES:
-            if time.monotonic() > deadline_s:
-                raise JobFailedError(f"job {job_id} does not end")
-            time.sleep(_POLL_S)
+        if self.flink.job_state(job_id) not in ENDED_STATES:
+            self.flink.stop_job(job_id, drain=False, timeout_s=_STATE_TIMEOUT_S)
 
 
 class _Counter:

@@ -11,7 +11,8 @@ import pytest
 def test_a_benchmark_measures_and_writes_it_down(tmp_path: Path) -> None:
     variants = {"rated_reviews": "source: ids", "pandas_udf": "pandas UDF"}
     output, docs = tmp_path / "baseline.json", tmp_path / "benchmarks.md"
-    options = ["--rounds", "1", "--seconds", "1", "--warm-up", "0", "--only", ",".join(variants)]
+    # Warm, so that the worker is up: the source begins before it.
+    options = ["--rounds", "1", "--seconds", "1", "--warm-up", "1", "--only", ",".join(variants)]
     program = [sys.executable, "-m", "tests.benchmarks"]
     subprocess.run(
         [*program, "baseline", *options, "--output", output, "--run-dir", tmp_path / "run"],

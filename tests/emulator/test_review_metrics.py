@@ -16,10 +16,12 @@ import pytest
 from deploy.local import jobs
 from deploy.local.emulator import create_resources
 from deploy.local.stack import BUCKET, Stack
+from deploy.local.windows import edges
 from tests.emulator.conftest import read_archive, read_stream, wait_until_read
 from tests.waiting import until
 from tests.workers import python_workers
 from udfs.core.sketches import LengthSketch
+from udfs.core.windows import WindowKind, WindowSpec
 
 MAX_HASH_KEY = 2**128
 
@@ -145,9 +147,9 @@ def check(metrics: Metrics) -> None:
     for number, record in records.items():
         if number not in late:
             for window, *edges_ms in windows_of(record["_ms"]):
-                edges = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
+                times = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
                 for category in (record["product_category"], "All"):
-                    expected[window, *edges, category].append(record["star_rating"])
+                    expected[window, *times, category].append(record["star_rating"])
     for rows in (metrics.windows(), metrics.archived()):
         assert {key_of(row) for row in rows} == expected.keys()
         for row in rows:
@@ -173,14 +175,9 @@ KINDS = {
 def windows_of(event_time_ms: int) -> Iterator[tuple[str, int, int]]:
     """Return name, start and end (ms) of each window that an event is in."""
     for window, (kind, size_s, slide_s) in KINDS.items():
-        size_ms, slide_ms = size_s * 1_000, slide_s * 1_000
-        first_end_ms = event_time_ms // slide_ms * slide_ms + slide_ms
-        for end_ms in range(first_end_ms, first_end_ms + size_ms, slide_ms):
-            start_ms = end_ms - size_ms
-            if kind == "cumulative":
-                start_ms = (end_ms - 1) // size_ms * size_ms
-            if start_ms <= event_time_ms:
-                yield window, start_ms, end_ms
+        spec = WindowSpec(WindowKind(kind), size_s, slide_s)
+        for start_ms, end_ms in edges(spec, event_time_ms):
+            yield window, start_ms, end_ms
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def main(
     """Break one thing at a time in a whole pipeline; exit 1 unless nothing was lost.
 
     Each fault gets emulator, endpoint and a cluster of two TaskManagers of its own, and takes
-    about two and a half minutes.
+    about three minutes.
     """
     console = Console()
     names = [name.strip() for name in only.split(",") if name.strip()]

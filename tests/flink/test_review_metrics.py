@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from pyflink.table.udf import ScalarFunction, udf
 
+from deploy.local.windows import edges
 from flink_jobs import review_metrics, scored_reviews, streams
 from flink_jobs.config import AwsConfig, ScoredReviewsConfig, WindowsConfig
 from tests.conftest import embedded_environment
@@ -22,6 +23,7 @@ from tests.flink.tables import file_options, file_table, lines, optimised_plan
 from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
 from udfs.core.summaries import Reviews, Summary
 from udfs.core.watermarks import WatermarkOptions
+from udfs.core.windows import WindowKind, WindowSpec
 from udfs.dead_letters import digest_payload
 from udfs.publishing import PUBLISH_RESULT
 from udfs.scored_records import read_scored
@@ -32,9 +34,8 @@ BATCH = 500
 WINDOWS = WindowsConfig.model_validate(
     {"sizes": "5 s, 20 s, 15 s every 5 s, 20 s by 10 s", "top_terms": 2}
 )
-PANE = ("tumbling", 5, 5)
 KINDS = {
-    "5 s": PANE,
+    "5 s": ("tumbling", 5, 5),
     "20 s": ("tumbling", 20, 20),
     "15 s every 5 s": ("hopping", 15, 5),
     "20 s by 10 s": ("cumulative", 20, 10),
@@ -61,16 +62,13 @@ class Sent:
 
     def windows(self) -> set[tuple[str, str, int, int]]:
         """Name, kind, start and end (ms) of each window that it is in."""
-        found = set()
-        for name, (kind, size_s, slide_s) in KINDS.items():
-            first_end_s = self.event_time_ms // 1_000 // slide_s * slide_s + slide_s
-            for end_s in range(first_end_s, first_end_s + size_s, slide_s):
-                start_s = end_s - size_s
-                if kind == "cumulative":
-                    start_s = (end_s - 1) // size_s * size_s
-                if start_s <= self.event_time_ms / 1_000:
-                    found.add((name, kind, start_s * 1_000, end_s * 1_000))
-        return found
+        return {
+            (name, kind, *start_and_end_ms)
+            for name, (kind, size_s, slide_s) in KINDS.items()
+            for start_and_end_ms in edges(
+                WindowSpec(WindowKind(kind), size_s, slide_s), self.event_time_ms
+            )
+        }
 
     def payload(self) -> bytes:
         record = {
@@ -195,9 +193,9 @@ def test_windows_are_those_of_a_recomputation(outputs: Path) -> None:
     for review in reviews():
         if review.number not in left_out:
             for name, kind, *edges_ms in review.windows():
-                edges = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
+                times = [iso(edge_ms).replace(".000Z", "Z") for edge_ms in edges_ms]
                 for category in {review.product_category, "All"}:
-                    expected[name, kind, *edges, category].append(review)
+                    expected[name, kind, *times, category].append(review)
     rows = lines(outputs / "review_metrics")
     found = {key_of(row): row for row in rows}
     assert len(found) == len(rows), "a window published twice"
