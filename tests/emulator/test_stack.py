@@ -218,10 +218,19 @@ def test_a_python_job_runs_and_drains(
     assert savepoint.startswith(f"file:{run_dir / 'savepoints'}")
 
 
+def _write_script(submission: Submission, line: str) -> None:
+    """Reach for Flink first, as a job does: it takes a script that has already ended for one
+    that could not be started, and then does not read what it said.
+    """
+    submission["entry"].write_text(
+        f"import sys\nfrom pyflink.java_gateway import get_gateway\nget_gateway()\n{line}\n"
+    )
+
+
 def test_a_failing_script_is_shown_in_its_own_words(
     detached: StackInfo, submission: Submission
 ) -> None:
-    submission["entry"].write_text("import sys; sys.exit('one problem:\\n  aws.region is missing')")
+    _write_script(submission, "sys.exit('one problem:\\n  aws.region is missing')")
     with pytest.raises(FlinkClientError) as caught:
         detached.flink().submit(**submission)
     first, *rest = str(caught.value).splitlines()
@@ -232,7 +241,7 @@ def test_a_failing_script_is_shown_in_its_own_words(
 def test_a_script_that_submits_nothing_is_an_error(
     detached: StackInfo, submission: Submission
 ) -> None:
-    submission["entry"].write_text("print('nothing to do')")
+    _write_script(submission, "print('nothing to do')")
     with pytest.raises(FlinkClientError, match="nothing to do"):
         detached.flink().submit(**submission)
 
