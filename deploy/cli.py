@@ -1,0 +1,578 @@
+"""The commands for AWS: `python -m deploy up|status|update|rollback|down|...`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deploy.aws.applications import ApplicationError
+from deploy.aws.artifacts import PACKAGE, PROJECT_ROOT, run_make, train_here
+from deploy.aws.dead_letters import Redriver, read_dead_letters
+from deploy.aws.errors import DeployError, Exit
+from deploy.aws.health import GRACE_S
+from deploy.aws.logs import ERRORS, Logs
+from deploy.aws.model import update_endpoint
+from deploy.aws.release import Options
+from deploy.aws.status import dashboard_address, read_status
+from deploy.aws.teardown import KEPT, take_down
+from deploy.aws.training import train_on_sagemaker
+from deploy.console import console, fail, failures_in_words, say, upload_bar
+from deploy.local.replay import replay
+from deploy.local.sender import Sender
+from deploy.show import show_letter, show_letters, show_redrive, show_status
+from deploy.target import number, pairs, scaling, target
+
+SENT = PROJECT_ROOT / "build" / "aws" / "sent.jsonl"
+"""What `send` sent last, and what it became in the stream."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="The streaming review jobs on AWS: Managed Service for Apache Flink, Kinesis, SageMaker.",
+    epilog="Exit codes: 0 done; 1 failed, the message says how far it came; 2 wrong input, nothing"
+    " was changed; 3 the new release was not healthy and the previous one runs again; 4 something"
+    " is not healthy, somebody has to look; 130 Ctrl-C.",
+)
+
+StackOption = Annotated[
+    str, typer.Option("--stack", help="Name of the stack; everything in it is named after it.")
+]
+RegionOption = Annotated[
+    str | None, typer.Option("--region", help="AWS region; by default that of your AWS settings.")
+]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", help="Profile of your AWS settings.")
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print every call and make none; needs no credentials."),
+]
+ParameterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter",
+        "-p",
+        metavar="NAME=VALUE",
+        help="Parameter of deploy/template.yaml; may be given several times.",
+    ),
+]
+GraceOption = Annotated[
+    float,
+    typer.Option(
+        "--grace", help="Watch the applications for so many seconds before all is well.", min=0
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Ask nothing.")]
+
+DEFAULT_STACK = "review-ml"
+
+
+@app.command()
+def up(
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    parameter: ParameterOption = None,
+    grace: GraceOption = GRACE_S,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Bring everything up: streams, model, endpoint, applications, alarms; about 25 minutes.
+
+    Where an earlier try has failed it goes on from there; where all is up already it is `update`.
+
+    For example:
+
+    - `python -m deploy up --dry-run`
+    - `python -m deploy up --region eu-west-1 --parameter AlarmEmail=you@example.com`
+    - `python -m deploy up --stack reviews-test -p EndpointMaxInstances=1 -p LogDays=7`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run, exists=False, yes=yes)
+        identity = where.aws.client("sts").get_caller_identity()
+        say(f"account {identity['Account']}, region {where.aws.region}, stack {stack}")
+        options = Options(0 if dry_run else grace, overrides=pairs("--parameter", parameter))
+        with upload_bar() as progress:
+            where.deployment(progress).up(options)
+        say(f"next: python -m deploy send reviews.tsv.gz --stack {stack}")
+        say(f"      python -m deploy status --stack {stack}")
+
+
+@app.command()
+def update(
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    parameter: ParameterOption = None,
+    grace: GraceOption = GRACE_S,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Stop the applications without a snapshot first, and do not roll back: for a"
+            " release that mends a broken one. They start from their latest snapshot.",
+        ),
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Put a new release in place: check, upload, snapshot, change, watch; else roll back.
+
+    Code, properties and infrastructure (deploy/template.yaml) change together. Where the release
+    does not become healthy, the previous one is put back and the command ends with 3.
+
+    For example:
+
+    - `python -m deploy update`
+    - `python -m deploy update --grace 600 --parameter LogLevel=WARN`
+    - `python -m deploy update --force`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run, yes=yes)
+        options = Options(0 if dry_run else grace, force, pairs("--parameter", parameter))
+        with upload_bar() as progress:
+            where.deployment(progress).update(options)
+
+
+@app.command()
+def rollback(
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    snapshot: Annotated[
+        str | None,
+        typer.Option(help="Go back to the state of this snapshot too: `snapshot --list`."),
+    ] = None,
+    grace: GraceOption = GRACE_S,
+    force: Annotated[
+        bool, typer.Option("--force", help="Stop the applications without a snapshot.")
+    ] = False,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Go back to the release before the one that runs, code, properties and infrastructure.
+
+    The state stays what it is, where the applications can still write it into a snapshot.
+
+    For example:
+
+    - `python -m deploy rollback`
+    - `python -m deploy rollback --snapshot before-20260102T030405Z`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run, yes=yes)
+        where.deployment().roll_back(Options(0 if dry_run else grace, force), snapshot)
+
+
+@app.command()
+def status(
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Show how everything is; ends with 4 where something is not well.
+
+    For example:
+
+    - `python -m deploy status`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        found = read_status(where.aws, where.deployment().stack, where.clock, say)
+        show_status(found)
+    if found.problems:
+        raise fail("\n".join(["not well:", *(f"  - {p}" for p in found.problems)]), Exit.UNHEALTHY)
+
+
+@app.command()
+def logs(
+    job: Annotated[
+        list[str] | None, typer.Option(help="Of this job only; may be given several times.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    minutes: Annotated[float, typer.Option(help="From so many minutes ago on.", min=0)] = 30,
+    only_errors: Annotated[
+        bool, typer.Option("--errors", help="Errors, failed starts and exceptions only.")
+    ] = False,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Show the applications' logs.
+
+    For example:
+
+    - `python -m deploy logs --errors`
+    - `python -m deploy logs --job review_scoring --follow`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        names = where.names(job)
+        source = Logs(where.aws, where.clock)
+        since = where.clock.now() - timedelta(minutes=minutes)
+        pattern = ERRORS if only_errors else ""
+        if follow and not dry_run:
+            for name, line in source.follow(names, since, pattern):
+                say(f"{name} {line}")
+        lines = [(line, name) for name in names for line in source.lines(name, since, pattern)]
+        for line, name in sorted(lines, key=lambda item: item[0].time):
+            say(f"{name} {line}")
+
+
+@app.command()
+def snapshot(
+    job: Annotated[
+        list[str] | None, typer.Option(help="Of this job only; may be given several times.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Take none, show those there are.")] = False,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Take a snapshot of the applications' state, or list the snapshots.
+
+    For example:
+
+    - `python -m deploy snapshot`
+    - `python -m deploy snapshot --list --job review_metrics`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        applications = where.deployment().applications
+        name = f"manual-{where.clock.now():%Y%m%dT%H%M%SZ}"
+        for application in where.names(job):
+            if show:
+                for found, time in applications.snapshots(application):
+                    say(f"{application}  {time}  {found}")
+                continue
+            try:
+                applications.take_snapshot(application, name)
+            except ApplicationError as error:
+                raise DeployError(
+                    f"no snapshot of {application}: {error}",
+                    state=["the applications run on as they did"],
+                    steps=["look: python -m deploy status; python -m deploy logs --errors"],
+                ) from error
+            say(f"{application}: snapshot {name} is ready")
+
+
+@app.command()
+def scale(
+    parallelism: Annotated[
+        list[str] | None,
+        typer.Option(metavar="JOB=N", help="Parallelism of a job; a KPU each."),
+    ] = None,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STREAM=N", help="Shards of a stream, such as reviews=2."),
+    ] = None,
+    instances: Annotated[
+        int | None, typer.Option(help="Most instances of each variant of the endpoint.", min=1)
+    ] = None,
+    grace: GraceOption = GRACE_S,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Change parallelism, shards or the endpoint's bounds, with snapshot, watch and rollback.
+
+    A stream's shards can at most be doubled or halved at a time.
+
+    For example:
+
+    - `python -m deploy scale --parallelism review_scoring=2 --shards reviews=2`
+    - `python -m deploy scale --instances 8`
+    """
+    with failures_in_words():
+        overrides = {
+            **scaling("Parallelism{}", parallelism),
+            **scaling("{}Shards", shards),
+            **({} if instances is None else {"EndpointMaxInstances": str(instances)}),
+        }
+        if not overrides:
+            raise DeployError(
+                "nothing to scale",
+                steps=["see: python -m deploy scale --help"],
+                code=Exit.WRONG_INPUT,
+            )
+        where = target(stack, region, profile, dry_run, yes=yes)
+        where.deployment().reconfigure(Options(0 if dry_run else grace, overrides=overrides))
+
+
+@app.command()
+def dashboard(
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Print the address of the CloudWatch dashboard.
+
+    For example:
+
+    - `python -m deploy dashboard`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        state = where.deployment().stack.existing(may_change=True)
+        say(dashboard_address(where.aws.region, state.outputs["DashboardName"]))
+
+
+@app.command()
+def send(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="15- or 4-column TSV (plain or .gz), or JSON lines.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ],
+    rate: Annotated[
+        float, typer.Option(help="Reviews a second; 0: as fast as the stream takes them.", min=0)
+    ] = 0,
+    limit: Annotated[int | None, typer.Option(help="Send so many and end.", min=1)] = None,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Send a file of reviews into the stream.
+
+    `build/aws/sent.jsonl` says which record became which of the stream.
+
+    For example:
+
+    - `python -m deploy send reviews.tsv.gz --limit 1000`
+    - `python -m deploy send reviews.jsonl --rate 200`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        config = where.scoring_config()
+        try:
+            records = replay(file, config.reviews.format)
+        except ValueError as error:
+            raise DeployError(str(error), code=Exit.WRONG_INPUT) from None
+        SENT.parent.mkdir(parents=True, exist_ok=True)
+        sender = Sender(
+            where.aws.client("kinesis"),
+            config.reviews.stream,
+            records,
+            SENT,
+            rate_per_s=rate or None,
+            limit=limit,
+        )
+        sender.start()
+        with console.status("sending") as progress:
+            while sender.is_alive():
+                try:
+                    sender.join(0.5)
+                    progress.update(f"sending: {sender.sent:,}")
+                except KeyboardInterrupt:
+                    sender.stop()
+        if sender.error is not None:
+            raise DeployError(
+                f"sending ended after {sender.sent:,} reviews: {sender.error}",
+                state=[f"{SENT} lists those that the stream has taken"],
+                steps=["send the rest of the file, or all: the jobs take reviews twice as two"],
+            )
+        say(f"sent {sender.sent:,} to the stream {config.reviews.stream}")
+        if sender.refused:
+            say(f"{sender.refused:,} exceed Kinesis's 1 MiB and were not sent")
+
+
+@app.command("dead-letters")
+def dead_letters(
+    hours: Annotated[float, typer.Option(help="Of the last so many hours.", min=0)] = 24,
+    stage: Annotated[str | None, typer.Option(help="Of this stage only.")] = None,
+    reason: Annotated[str | None, typer.Option(help="With this reason only.")] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="Show the one with this sequence number whole."),
+    ] = None,
+    redrive: Annotated[
+        bool,
+        typer.Option(
+            "--redrive",
+            help="Send again as reviews those that now get through: the parser takes them, the"
+            " endpoint rates them. Each is sent once.",
+        ),
+    ] = False,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """List dead letters, look into one, or send again those that are mended.
+
+    For example:
+
+    - `python -m deploy dead-letters --hours 2`
+    - `python -m deploy dead-letters --show 4965000000000000000001`
+    - `python -m deploy dead-letters --stage parse --reason oversize --redrive`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        state = where.deployment().stack.existing(may_change=True)
+        since = where.clock.now() - timedelta(hours=hours)
+        found = []
+        with console.status("reading") as progress:
+            for letter in read_dead_letters(where.aws, state.outputs["DeadLettersStream"], since):
+                if (
+                    (stage is None or letter.stage == stage)
+                    and (reason is None or letter.reason == reason)
+                    and (show is None or show in (letter.sequence_number, letter.source_id[2]))
+                ):
+                    found.append(letter)
+                progress.update(f"reading: {letter.arrived:%Y-%m-%d %H:%M}, {len(found):,} found")
+        if show is not None:
+            if not found:
+                raise DeployError(
+                    f"no dead letter {show} in the last {hours:g} hours",
+                    steps=["look further back: --hours"],
+                )
+            for letter in found:
+                show_letter(letter)
+        elif not redrive:
+            show_letters(found)
+        else:
+            redriver = Redriver(
+                where.aws, where.clock, where.scoring_config(), state.outputs["BucketName"]
+            )
+            with console.status("sending again") as progress:
+                result = redriver.redrive(
+                    found, lambda count: progress.update(f"looked at {count:,} of {len(found):,}")
+                )
+            show_redrive(result)
+
+
+@app.command()
+def down(
+    with_data: Annotated[
+        bool,
+        typer.Option(
+            "--with-data", help="Delete the archive in the bucket and the key too, for good."
+        ),
+    ] = False,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Delete the stack: names what goes, and asks.
+
+    The bucket with the archive and the key that encrypts it stay, unless --with-data is given.
+
+    For example:
+
+    - `python -m deploy down`
+    - `python -m deploy down --with-data --yes`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run, yes=yes)
+        existing = where.deployment().stack
+        state = existing.existing()
+        resources = existing.resources()
+        for name, kind, identity in resources:
+            stays = kind in KEPT and not with_data
+            say(f"{'keep  ' if stays else 'delete'} {kind:45} {name:28} {identity}")
+        say("snapshots of the applications and what is in the streams go with them")
+        if not (yes or dry_run) and not typer.confirm(f"delete stack {stack}?", default=False):
+            raise DeployError("not confirmed", state=["nothing was deleted"])
+        take_down(where.aws, existing, state, say, with_data=with_data)
+        say("done")
+
+
+@app.command()
+def package(dry_run: DryRunOption = False) -> None:
+    """Build the zip of the applications: `make package`.
+
+    For example:
+
+    - `python -m deploy package`
+    """
+    with failures_in_words():
+        if dry_run:
+            say("$ make package")
+            return
+        run_make("package", say)
+        say(f"built {PACKAGE}; put it in place: python -m deploy update")
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Reviews with ratings, TSV or JSON lines, plain or .gz; generated ones by"
+            " default.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
+    on_sagemaker: Annotated[
+        bool, typer.Option("--on-sagemaker", help="Train in a SageMaker job, not on this machine.")
+    ] = False,
+    instance_type: Annotated[str, typer.Option(help="Of the SageMaker job.")] = "ml.m5.2xlarge",
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Train the model's variants with the libraries of SageMaker's scikit-learn container.
+
+    For example:
+
+    - `python -m deploy train`
+    - `python -m deploy train reviews.tsv.gz --on-sagemaker --instance-type ml.m5.4xlarge`
+    """
+    with failures_in_words():
+        if not on_sagemaker:
+            train_here(data, say, is_dry=dry_run)
+            return
+        if data is None:
+            raise DeployError("a SageMaker job needs data", code=Exit.WRONG_INPUT)
+        where = target(stack, region, profile, dry_run)
+        state = where.deployment().stack.existing(may_change=True)
+        train_on_sagemaker(where.aws, state, data, say, instance_type=instance_type)
+
+
+@app.command()
+def endpoint(
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIANT=N", help="Share of the requests, relative to the others'."),
+    ] = None,
+    stack: StackOption = DEFAULT_STACK,
+    region: RegionOption = None,
+    profile: ProfileOption = None,
+    dry_run: DryRunOption = False,
+) -> None:
+    """Put the trained models and the variants' shares in place.
+
+    SageMaker runs the new models beside the old ones, watches their alarms for ten minutes, and
+    goes back by itself where one goes off; the command then ends with 3. `rollback` leads back to
+    the models before at any later time.
+
+    For example:
+
+    - `python -m deploy endpoint`
+    - `python -m deploy endpoint --weight tfidf-logistic=9 --weight hashing-bayes=1`
+    """
+    with failures_in_words():
+        where = target(stack, region, profile, dry_run)
+        weights = {name: number(value) for name, value in pairs("--weight", weight).items()}
+        update_endpoint(where.aws, where.deployment().stack, where.clock, say, weights)

@@ -1,0 +1,315 @@
+"""The commands for AWS: dry runs without credentials, exit codes, and errors in words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
+from typer.testing import CliRunner, Result
+
+import deploy.target
+from deploy import cli
+from deploy.aws.errors import DeployError, Exit
+from deploy.aws.release import Deployment
+from deploy.aws.session import Aws, DryRun
+from deploy.target import Target, number, pairs, scaling
+from flink_jobs.config import ConfigError
+from tests.aws_world import NEW, OLD, REGION, STACK, FakeAws, refusal, session
+
+COMMANDS = (
+    *("up", "update", "rollback", "down", "package", "train", "endpoint", "scale", "snapshot"),
+    *("status", "logs", "dashboard", "send", "dead-letters"),
+)
+
+
+def call(*arguments: str, answer: str | None = None) -> Result:
+    return CliRunner().invoke(cli.app, arguments, input=answer)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+    """A stack that runs, in the place of AWS."""
+    fake = FakeAws()
+
+    def target(*_: Any, yes: bool = False, **__: Any) -> Target:
+        aws, clock = session(fake)
+        return Target(STACK, aws, clock, fake._template, yes)
+
+    monkeypatch.setattr(cli, "target", target)
+    return fake  # type: ignore[return-value]
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.jsonl"
+    path.write_text('{"review_id": "R1", "product_category": "A", "review_body": "Nice."}\n')
+    return path
+
+
+def test_every_command_explains_itself_with_examples() -> None:
+    listed = call("--help").stdout
+    for command in COMMANDS:
+        assert command in listed
+        shown = call(command, "--help").stdout
+        assert "For example" in shown
+        assert f"python -m deploy {command}" in shown
+    assert "Exit codes" in listed
+
+
+def test_up_from_a_fresh_clone_prints_the_plan_without_credentials(tmp_path: Path) -> None:
+    # No AWS settings, no home, no network: nothing could be signed or sent.
+    run = subprocess.run(
+        [sys.executable, "-m", "deploy", "up", "--dry-run", "--region", "eu-west-1"],
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "COLUMNS": "500"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = run.stdout.splitlines()
+    plan = [
+        "sts GetCallerIdentity",
+        "properties checked: review_scoring, review_metrics, rating_anomalies",
+        "$ make package",
+        "cloudformation CreateChangeSet StackName=review-ml",
+        "  add Reviews (AWS::Kinesis::Stream)",
+        "  add MetricsDelivery (AWS::KinesisFirehose::DeliveryStream)",
+        "cloudformation ExecuteChangeSet StackName=review-ml",
+        "s3 PutObject Bucket=BUCKET-OF-THE-STACK Key=code/",
+        "s3 PutObject Bucket=BUCKET-OF-THE-STACK Key=model/tfidf-logistic-",
+        "  add Endpoint (AWS::SageMaker::Endpoint)",
+        "  add ReviewMetricsApplication (AWS::KinesisAnalyticsV2::Application)",
+        "cloudformation ExecuteChangeSet StackName=review-ml",
+        "kinesisanalyticsv2 StartApplication ApplicationName=review-ml-review-scoring",
+        "cloudwatch GetMetricData",
+        "healthy",
+    ]
+    place = -1
+    for step in plan:
+        place = next(
+            number for number, line in enumerate(lines) if number > place and line.startswith(step)
+        )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["update", "--force"],
+        ["rollback", "--snapshot", "before-1"],
+        ["status"],
+        ["logs", "--follow", "--errors"],
+        ["snapshot"],
+        ["snapshot", "--list", "--job", "review_metrics"],
+        ["scale", "--parallelism", "review_scoring=2", "--shards", "scored-reviews=2"],
+        ["dashboard"],
+        ["dead-letters", "--redrive"],
+        ["down", "--with-data"],
+        ["endpoint", "--weight", "hashing-bayes=2"],
+    ],
+)
+def test_every_command_has_a_dry_run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    result = call(*arguments, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "cloudformation DescribeStacks StackName=review-ml" in result.stdout
+
+
+def test_training_and_packaging_have_a_dry_run(reviews: Path) -> None:
+    assert call("package", "--dry-run").stdout == "$ make package\n"
+    here = call("train", str(reviews), "--dry-run").stdout
+    assert here == f"$ make container-model DATA={reviews}\n"
+    there = call("train", str(reviews), "--on-sagemaker", "--dry-run")
+    assert there.exit_code == 0, there.output
+    assert "sagemaker CreateTrainingJob TrainingJobName=review-model-TIME" in there.stdout
+    assert "pytorch-training:2.3" in there.stdout
+
+
+def test_sending_has_a_dry_run(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "SENT", reviews.with_name("sent.jsonl"))
+    result = call("send", str(reviews), "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "kinesis PutRecords" in result.stdout
+    assert "sent 1 to the stream review-ml-reviews" in result.stdout
+    assert '"review_id": "R1"' in (reviews.with_name("sent.jsonl")).read_text()
+
+
+def test_sending_that_fails_says_how_far_it_came(
+    world: FakeAws, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", reviews.with_name("sent.jsonl"))
+    world.refuse["PutRecords"] = refusal("no", "AccessDeniedException")
+    result = call("send", str(reviews))
+    assert result.exit_code == Exit.FAILED
+    assert "sending ended after 0 reviews" in result.stderr
+
+
+def test_an_update_ends_with_0(world: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = call("update")
+    assert result.exit_code == 0, result.output
+    assert "healthy" in result.stdout
+
+
+def test_a_rolled_back_update_ends_with_3(world: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "deploy.aws.artifacts.package",
+        lambda aws, say: deploy.aws.artifacts.Artifact(Path("new.zip"), NEW),
+    )
+    world.sick = {NEW}
+    result = call("update")
+    assert result.exit_code == Exit.ROLLED_BACK, result.output
+    assert "the previous one runs again" in result.stderr
+    assert "Next:" in result.stderr
+    assert world.statuses == {("RUNNING", OLD)}
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (ConfigError("f", ["aws.region is missing"]), Exit.WRONG_INPUT, "Nothing was changed"),
+        (DeployError("x", code=Exit.UNHEALTHY), Exit.UNHEALTHY, "x"),
+        (NoCredentialsError(), Exit.WRONG_INPUT, "--dry-run"),
+        (
+            ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "CreateChangeSet"),
+            Exit.FAILED,
+            "AWS refuses CreateChangeSet: AccessDenied: no",
+        ),
+        (OSError("disk full"), Exit.FAILED, "disk full"),
+        (KeyboardInterrupt(), Exit.INTERRUPTED, "goes on there"),
+    ],
+)
+def test_failures_are_told_in_words(
+    world: FakeAws,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    code: Exit,
+    words: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Deployment, "update", fail)
+    result = call("update")
+    assert result.exit_code == code
+    assert words in result.stderr
+
+
+def test_a_fault_of_the_program_is_not_taken_for_one_of_the_user(
+    world: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(Deployment, "update", fail)
+    assert isinstance(call("update").exception, ValueError)
+
+
+def test_status_ends_with_4_where_something_is_not_well(world: FakeAws) -> None:
+    assert call("status").exit_code == 0
+    world.applications["test-review-metrics"].status = "READY"
+    result = call("status")
+    assert result.exit_code == Exit.UNHEALTHY
+    assert "test-review-metrics is READY" in result.stderr
+    world.sick = {OLD}
+    assert "test-review-scoring has restarted 3 times in 15 minutes" in call("status").stderr
+
+
+def test_logs_are_shown_in_order(world: FakeAws) -> None:
+    world.sick, world.log = {OLD}, "it fails"
+    result = call("logs", "--job", "review_metrics")
+    assert "test-review-metrics" in result.stdout
+    assert "ERROR it fails" in result.stdout
+    assert "test-review-scoring" not in result.stdout
+
+
+def test_an_unknown_job_is_wrong_input(world: FakeAws) -> None:
+    result = call("logs", "--job", "teapot")
+    assert result.exit_code == Exit.WRONG_INPUT
+    assert "review_scoring" in result.stderr
+
+
+def test_a_snapshot_that_fails_says_that_nothing_else_did(world: FakeAws) -> None:
+    world.refuse["CreateApplicationSnapshot"] = refusal("it is restarting")
+    result = call("snapshot")
+    assert result.exit_code == Exit.FAILED
+    assert "run on as they did" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scale"],
+        ["scale", "--parallelism", "review_scoring"],
+        ["scale", "--shards", "reviews=none"],
+        ["scale", "--shards", "reviews=4"],
+        ["update", "--parameter", "ReviewsShards=3"],
+        ["update", "--parameter", "LogLevel"],
+        ["endpoint", "--weight", "hashing-bayes=much"],
+        ["train", "--on-sagemaker"],
+    ],
+)
+def test_wrong_options_change_nothing(world: FakeAws, arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == Exit.WRONG_INPUT, result.output
+    assert world.calls == []
+
+
+def test_down_names_what_goes_and_asks(world: FakeAws) -> None:
+    result = call("down", answer="n\n")
+    assert result.exit_code == Exit.FAILED
+    assert "delete AWS::KinesisAnalyticsV2::Application" in result.stdout
+    assert "keep   AWS::S3::Bucket" in result.stdout
+    assert "nothing was deleted" in result.stderr
+    assert world.calls == []
+    assert call("down", "--yes").exit_code == 0
+    assert "DeleteStack" in world.calls
+    assert "DeleteBucket" not in world.calls
+
+
+def test_down_that_fails_says_what_is_left(world: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = world.answer
+
+    def answer(service: str, operation: str, parameters: Any) -> Any:
+        if operation == "DeleteStack":
+            world._status = "DELETE_FAILED"
+            return {}
+        return original(service, operation, parameters)
+
+    monkeypatch.setattr(world, "answer", answer)
+    result = call("down", "--yes")
+    assert result.exit_code == Exit.FAILED
+    assert "some resources could not be deleted" in result.stderr
+    assert "deploy down" in result.stderr
+
+
+def test_without_a_region_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    result = call("status")
+    assert result.exit_code == Exit.WRONG_INPUT
+    assert "--region" in result.stderr
+
+
+def test_a_dry_run_checks_calls_and_answers() -> None:
+    class Wrong(FakeAws):
+        def answer(self, service: str, operation: str, parameters: Any) -> Any:
+            return {"Stacks": [{"StackName": 1}]}
+
+    client = Aws(REGION, dry_run=DryRun(Wrong(), print)).client("cloudformation")
+    with pytest.raises(Exception, match="StackStatus"):
+        client.describe_stacks(StackName="test")
+    with pytest.raises(Exception, match="Unknown parameter"):
+        client.describe_stacks(Name="test")
+
+
+def test_numbers_and_pairs() -> None:
+    assert pairs("-p", ["A=b=c", " D = e "]) == {"A": "b=c", "D": "e"}
+    assert scaling("Parallelism{}", ["rating_anomalies=3"]) == {"ParallelismRatingAnomalies": "3"}
+    assert number("0.5") == 0.5
+    for text in ("nan", "inf", "-1", "x"):
+        with pytest.raises(DeployError):
+            number(text)
