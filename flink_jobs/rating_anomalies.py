@@ -30,6 +30,7 @@ _TRACKED = (
     "product_category",
     "body_length",
     "event_time_ms",
+    "simhash",
 )
 _CATEGORY = _TRACKED.index("product_category")
 
@@ -39,7 +40,10 @@ def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> State
     publishing = config.publishing.publishing_options(config.aws)
     for name, function in (
         # Nothing here waits for the watermark.
-        ("read_scored", read_scored(config.scored_reviews.stream, WatermarkOptions())),
+        (
+            "read_scored",
+            read_scored(config.scored_reviews.stream, WatermarkOptions(), has_simhash=True),
+        ),
         ("digest_payload", digest_payload()),
         ("publish_alert", publish_alert(publishing, config.alerts.topic_arn)),
     ):

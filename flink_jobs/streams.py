@@ -106,6 +106,7 @@ _SCORED_FIELDS = (
     "product_category",
     "body_length",
     "event_time_ms",
+    "simhash",
     "watermark_ms",
     "reader",
     "reason",

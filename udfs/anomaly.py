@@ -6,8 +6,8 @@ from pyflink.common import Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
 
-from udfs.core.anomaly import make_detector
 from udfs.core.anomaly_events import AnomalyTracker
+from udfs.core.review_features import make_review_detector
 from udfs.core.scored_records import ScoredReview
 
 COLD_AFTER_DAYS = 30
@@ -49,8 +49,8 @@ JUDGED_REVIEW = Types.ROW_NAMED(
 class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is untyped
     """Keyed by category: a row with the fields of `ScoredReview` in, a `JUDGED_REVIEW` out.
 
-    The state of a category is its tracker's dump, a few kilobytes; threshold and warm-up are those
-    that the job was started with, also after a restore.
+    The state of a category is its tracker's dump, tens of kilobytes; threshold and warm-up are
+    those that the job was started with, also after a restore.
     """
 
     def __init__(self, threshold: float, warm_up_reviews: int) -> None:
@@ -99,7 +99,7 @@ class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is 
         )
 
     def _load(self, dump: bytes | None) -> AnomalyTracker:
-        detector = make_detector(warm_up=self._warm_up_reviews)
+        detector = make_review_detector(warm_up=self._warm_up_reviews)
         if dump is None:
             return AnomalyTracker(detector, self._threshold, events=self._events.value() or 0)
         tracker = AnomalyTracker(detector, self._threshold)

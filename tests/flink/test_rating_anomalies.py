@@ -16,14 +16,14 @@ from pyflink.table.udf import ScalarFunction, udf
 from flink_jobs import rating_anomalies, streams
 from tests.conftest import embedded_environment
 from tests.flink.tables import file_table, lines, optimised_plan
-from udfs.core.anomaly import make_detector
 from udfs.core.anomaly_events import AnomalyTracker
+from udfs.core.review_features import make_review_detector
 from udfs.core.scored_records import ScoredReview
 from udfs.dead_letters import digest_payload
 from udfs.publishing import PUBLISH_RESULT
 
 BASE_MS = 1_790_000_000_123  # 2026-09-21T14:13:20.123Z
-THRESHOLD = 0.99999
+THRESHOLD = 0.9999
 WARM_UP = 60
 CATEGORIES = ("Books", "Café", "Toys")
 COUNT = 1_800
@@ -37,7 +37,7 @@ def reviews() -> list[ScoredReview]:
     rng = random.Random(1)
     made: list[ScoredReview] = []
 
-    def add(category: str, star_rating: int, body_length: int) -> None:
+    def add(category: str, star_rating: int, body_length: int, is_burst: bool = False) -> None:
         number = len(made)
         made.append(
             ScoredReview(
@@ -49,12 +49,14 @@ def reviews() -> list[ScoredReview]:
                 category,
                 body_length,
                 BASE_MS + number * 5,
+                # A burst's bodies are near duplicates, those of others are not.
+                (1 << rng.randrange(8)) if is_burst else rng.getrandbits(63),
             )
         )
 
     for number in range(COUNT):
         for _ in range(BURST_REVIEWS if number in BURSTS else 0):
-            add(BURSTS[number], 1, rng.randint(350, 700))
+            add(BURSTS[number], 1, rng.randint(350, 700), True)
         rating = rng.choices((1, 2, 3, 4, 5), (17, 8, 10, 18, 47))[0]
         add(CATEGORIES[number % 3], rating, round(rng.lognormvariate(4.8, 0.7)))
     return made
@@ -103,6 +105,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("product_category", DataTypes.STRING()),
             ("body_length", DataTypes.INT()),
             ("event_time_ms", DataTypes.BIGINT()),
+            ("simhash", DataTypes.BIGINT()),
         )
     ]
     t_env.create_temporary_view(
@@ -132,7 +135,7 @@ def alerts(outputs: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def test_each_review_has_the_row_that_its_category_alone_gives(outputs: Path) -> None:
     trackers = {
-        category: AnomalyTracker(make_detector(warm_up=WARM_UP), THRESHOLD)
+        category: AnomalyTracker(make_review_detector(warm_up=WARM_UP), THRESHOLD)
         for category in CATEGORIES
     }
     rows = {row["source_sequence_number"]: row for row in lines(outputs / "rating_anomalies")}

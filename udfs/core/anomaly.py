@@ -1,30 +1,40 @@
 """An online anomaly detector: how unusual is the newest behaviour against a stream's own history.
 
-For each feature, the mean of the newest values is compared with all that came before them. If
-nothing has changed, the newest values are a random draw without replacement from history and newest
-together; how such a mean is distributed follows from the moments of the whole, whatever the values
-are: discrete, skewed, bounded. That is a permutation test by moments (P. W. Mielke and K. J. Berry,
-"Permutation Methods: A Distance Function Approach", Springer, 2007), with a Pearson type III tail
-after Wilson and Hilferty (G. W. Kite, "Frequency and Risk Analyses in Hydrology", 1977).
-
-Neighbouring values are taken as independent: a stream that follows itself (a season, a slow swing)
-scores higher than it should.
+Each feature is looked at in several ways: the value itself, what is left of it after a prediction,
+means over short and longer windows against what came before, the spread, the deviation from the
+season where there is one. Each such view is a statistic whose tail probability comes from its own
+past (`udfs.core.tails`), so that one that says nothing about a stream is silent there. The harmonic
+mean of the tail probabilities, corrected by how often the stream has had such ones before, is the
+tail probability of the record; the score is one minus it.
 """
 
+from __future__ import annotations
+
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
-from river import stats
+from river import anomaly
+
+from udfs.core.tails import SMALLEST, harmonic_mean
+from udfs.core.views import Feature
 
 Direction = Literal["low", "high", "same"]
 
-# Further out, a value's third power is no float any more.
-_LARGEST = 1e50
-# Of squares about the origin: less is what rounding leaves of a constant.
-_ROUNDING = 1e-12
+TIME = "t"
+"""The name under which a record may carry its time, in seconds."""
+
+# Further out, a value's square is no float any more.
+_LARGEST = 1e100
+
+_EVENT_PROBABILITY = 3e-4
+_NEWS = 0.1
+_QUIET_PROBABILITY = 0.01
+
+_LEVELS = (0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
+_LEVEL_PRIOR = 2.0
+_LEAST_CORRECTION = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,300 +44,337 @@ class Finding:
     Attributes
     ----------
     tail_probability
-        Of a mean at least so far away, in either direction, had nothing changed; 0 to 1.
+        Of behaviour at least so unusual, 0 to 1.
     recent_mean
-        Mean of the newest values.
-    usual_mean, usual_deviation
-        Mean and standard deviation of a single value in the history.
+        Mean of the newest values: of the view that is the most unusual, or of the shortest window.
+    usual_low, usual_high
+        Between these 95 % of such means lie.
     """
 
     tail_probability: float
     recent_mean: float
-    usual_mean: float
-    usual_deviation: float
+    usual_low: float
+    usual_high: float
 
     @property
     def direction(self) -> Direction:
         """Whether the newest values lie lower or higher than usual."""
-        if self.recent_mean == self.usual_mean:
+        middle = (self.usual_low + self.usual_high) / 2
+        if self.recent_mean == middle:
             return "same"
-        return "low" if self.recent_mean < self.usual_mean else "high"
+        return "low" if self.recent_mean < middle else "high"
 
 
-class ShiftDetector:
-    """Scores a shift of the mean of any feature, with the interface of river's detectors.
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a record was found to be.
+
+    Attributes
+    ----------
+    score
+        As of `AnomalyDetector.score_one`.
+    tail_probability
+        As of `AnomalyDetector.probability_one`: no event silences it.
+    findings
+        By feature, where an explanation was asked for.
+    """
+
+    score: float
+    tail_probability: float
+    findings: Mapping[str, Finding]
+
+
+class AnomalyDetector(anomaly.base.AnomalyDetector):
+    """Scores how unusual a record is, with the interface of river's detectors.
 
     Score first, then learn: `score_one(x)` takes `x` as the newest record and changes nothing.
+    `observe_one(x)` does both for the price of one.
 
-    While a feature behaves in a way that has a tail probability below `gate`, what it brings is
-    kept apart from its history, so that an anomaly does not become what is usual. If that lasts for
-    `shift_after` records, it is no anomaly but a new level: it takes the place of the history.
+    A record whose tail probability is below 0.0003 opens an event. What follows scores at most 0.99
+    until `quiet` records in a row have been less unusual, unless its tail probability is a tenth of
+    the least so far: one change of the stream, one high score. The first record of an event becomes
+    part of the history like any other, the rest hardly, so that an anomaly does not become what is
+    usual; after `shift_after` records it is no anomaly but a new behaviour, and learned.
 
     Parameters
     ----------
-    window
-        The newest behaviour is the mean of so many records, at least 2.
+    windows
+        Lengths of the windows whose means are looked at, in records, each at least 2. A window is
+        compared with what came before it.
+    clip
+        What enters a window is at most so many scales (mean absolute deviations) out, so that a
+        single value does not look like a sustained change. Infinite where values are bounded and
+        what is rare counts.
+    least_scale
+        Differences below that are none worth the name, in the unit of the features.
+    hold
+        A record becomes part of the history only after so many more, and not at all if an event
+        opens meanwhile: then it was how the anomaly began.
+    most_correction
+        The tail probability is multiplied by at most so much for small ones having been frequent.
+    event_weight
+        Of the records of an event but its first, 0 to 1.
+    has_points
+        Look at single values.
+    has_predictions
+        Look at what is left of a value after a prediction from those before.
+    has_spread
+        Look at how much the values scatter about their prediction.
+    has_seasons
+        Look for a season: by the time `t` of a day or a week, else by the number of records at
+        usual intervals.
     memory
-        The history follows the stream: an average over about so many records, fading out.
+        The history fades out over about so many records.
     warm_up
-        A feature's first values, which are only learned from; never less than twice `window`.
-    gate
-        Tail probability, 0 to 1.
-    shift_after
-        In records.
+        A feature's first values, which are only learned from.
+    quiet, shift_after
+        See above, in records.
 
     Notes
     -----
-    Constant time and, for each feature, about 2 KiB. A feature that a record lacks, or that is no
-    number (NaN, infinite or beyond 1e50), is left out of score and history alone. What never
-    varied scores 0.
+    Constant time and bounded memory: about 5 KiB for each view of a feature, and with seasons up
+    to 60 KiB of profiles. A feature that a record lacks, or that is no number (NaN, infinite or
+    beyond 1e100), is left out of score and history alone. A restart loses nothing of what `state`
+    returned, or of what pickle holds.
 
     Examples
     --------
-    >>> detector = ShiftDetector(window=5, warm_up=40)
-    >>> for number in range(40):
-    ...     detector.learn_one({"value": number % 3})
-    >>> for value in (1, 9, 9, 9):
-    ...     print(round(detector.score_one({"value": value}), 3))
-    ...     detector.learn_one({"value": value})
-    0.34
-    0.933
-    0.989
-    0.997
+    >>> detector = make_detector()
+    >>> for number in range(300):
+    ...     detector.learn_one({"value": number % 7})
+    >>> detector.score_one({"value": 3.0}) < 0.9, detector.score_one({"value": 60.0}) > 0.9999
+    (True, True)
     """
 
     def __init__(
         self,
         *,
-        window: int = 20,
-        memory: int = 500,
-        warm_up: int = 50,
-        gate: float = 0.001,
-        shift_after: int = 200,
+        windows: Sequence[int] = (10, 60),
+        clip: float = 4.0,
+        least_scale: float = 0.0,
+        hold: int = 0,
+        most_correction: float = math.inf,
+        event_weight: float = 0.05,
+        has_points: bool = True,
+        has_predictions: bool = True,
+        has_spread: bool = True,
+        has_seasons: bool = True,
+        memory: int = 5_000,
+        warm_up: int = 150,
+        quiet: int = 150,
+        shift_after: int = 300,
     ) -> None:
-        if window < 2 or memory < window or shift_after < window or not 0 <= gate <= 1:
+        if not windows or min(windows) < 2 or memory < max(windows) or warm_up < 0 or quiet < 1:
             raise ValueError(
-                "window must be at least 2, memory and shift_after at least window, gate 0 to 1"
+                "windows must be at least 2, memory at least the longest of them, "
+                "warm_up at least 0 and quiet at least 1"
             )
-        self.window = window
+        self.windows = tuple(windows)
+        self.clip = clip
+        self.least_scale = least_scale
+        self.hold = hold
+        self.most_correction = most_correction
+        self.event_weight = event_weight
+        self.has_points = has_points
+        self.has_predictions = has_predictions
+        self.has_spread = has_spread
+        self.has_seasons = has_seasons
         self.memory = memory
         self.warm_up = warm_up
-        self.gate = gate
+        self.quiet = quiet
         self.shift_after = shift_after
-        self._features: dict[str, _Feature] = {}
+        self._features: dict[str, Feature] = {}
+        self._event = _Event()
+        self._correction = _Correction(memory)
 
     def score_one(self, x: Mapping[str, float]) -> float:
-        """Return the score of a record, 0 to 1; 0 during the warm-up.
+        """Return the score of a record, 0 to 1; 0 during the warm-up."""
+        return 1.0 - self._event.told(self.probability_one(x))
 
-        One minus the smallest tail probability of any feature, times the number of features: the
-        more are looked at, the more often one of them is unusual by chance (Bonferroni).
+    def probability_one(self, x: Mapping[str, float]) -> float:
+        """Return the tail probability of a record, 0 to 1, as if no event were going on."""
+        time_s = x.get(TIME)
+        probabilities: list[float] = []
+        for name, value in _numbers(x):
+            feature = self._features.get(name)
+            if feature is not None:
+                probabilities += feature.probabilities(value, time_s)
+        if not probabilities:
+            return 1.0
+        return self._correction.corrected(harmonic_mean(probabilities), self.most_correction)
+
+    def learn_one(self, x: Mapping[str, float]) -> None:
+        """Take a record into the history."""
+        self.observe_one(x)
+
+    def observe_one(self, x: Mapping[str, float]) -> float:
+        """Return the score of a record and learn it: `score_one`, then `learn_one`."""
+        return self.observe(x).score
+
+    def observe(self, x: Mapping[str, float], explain_from: float = math.inf) -> Observation:
+        """Score a record, learn it, and explain it where one minus its tail probability is so high.
+
+        Parameters
+        ----------
+        x
+            A record.
+        explain_from
+            One minus a tail probability, 0 to 1; more: never.
         """
-        return score(self.examine_one(x))
+        time_s = x.get(TIME)
+        probabilities: list[float] = []
+        features: dict[str, Feature] = {}
+        for name, value in _numbers(x):
+            feature = self._features.get(name)
+            if feature is None:
+                feature = self._features[name] = Feature(self)
+            probabilities += feature.look(value, time_s)
+            features[name] = feature
+        if len(features) < len(x):
+            for name in x.keys() & self._features.keys() - features.keys():
+                # A gap in a series is a place in its season all the same.
+                self._features[name].skip()
+        probability, told, weight = 1.0, 1.0, 1.0
+        findings: dict[str, Finding] = {}
+        if probabilities:
+            raw = harmonic_mean(probabilities)
+            probability = self._correction.corrected(raw, self.most_correction)
+            told = self._event.told(probability)
+            if 1.0 - probability >= explain_from:
+                findings = self.examine_one(x)
+            if not self._event.advance(probability, self.quiet, self.shift_after):
+                weight = self.event_weight
+            if weight:
+                self._correction.learn(raw)
+            if self._event.has_just_opened:
+                for feature in features.values():
+                    feature.forget_held()
+        for feature in features.values():
+            feature.learn(weight)
+        return Observation(1.0 - told, probability, findings)
 
     def examine_one(self, x: Mapping[str, float]) -> dict[str, Finding]:
         """Return what the score of a record is made of: a finding for each feature that has one."""
         findings = {}
         for name, value in _numbers(x):
             feature = self._features.get(name)
-            finding = feature.examine([*feature.newest, value]) if feature is not None else None
-            if finding is not None:
-                findings[name] = finding
+            probabilities = feature.probabilities(value, x.get(TIME)) if feature else ()
+            if feature is not None and probabilities:
+                findings[name] = Finding(harmonic_mean(probabilities), *feature.told(value))
         return findings
-
-    def learn_one(self, x: Mapping[str, float]) -> None:
-        """Take a record into the newest behaviour, and the oldest there into the history."""
-        for name, value in _numbers(x):
-            feature = self._features.get(name)
-            if feature is None:
-                feature = self._features[name] = _Feature(self)
-            feature.learn(value)
 
     def state(self) -> dict[str, Any]:
         """Return what was learned as JSON values; the parameters are not among it."""
-        return {name: feature.state() for name, feature in self._features.items()}
+        return {
+            "features": {name: feature.state() for name, feature in self._features.items()},
+            "event": self._event.state(),
+            "correction": self._correction.state(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._features = {name: _Feature(self, saved) for name, saved in state.items()}
+        self._features = {name: Feature(self, saved) for name, saved in state["features"].items()}
+        self._event = _Event(state["event"])
+        self._correction = _Correction(self.memory, state["correction"])
 
 
-def make_detector(*, warm_up: int = 50) -> ShiftDetector:
-    """Return a detector with sound defaults for any features.
+def make_detector() -> AnomalyDetector:
+    """Return a detector with sound defaults for one or many features under any names.
 
-    Parameters
-    ----------
-    warm_up
-        The first records, which are only learned from.
+    A single series uses the name `value`; `t`, in seconds, is optional time.
 
     Examples
     --------
-    >>> make_detector().score_one({"star_rating": 1.0})
+    >>> make_detector().score_one({"value": 1.0})
     0.0
     """
-    return ShiftDetector(warm_up=warm_up)
+    return AnomalyDetector()
 
 
-def score(findings: Mapping[str, Finding]) -> float:
-    """Return the score that findings amount to, 0 to 1; see `ShiftDetector.score_one`.
+class _Event:
+    """Whether something unusual is going on, and how unusual it has been."""
 
-    >>> score({"a": Finding(0.01, 1.0, 3.0, 1.0), "b": Finding(0.5, 1.0, 3.0, 1.0)})
-    0.98
-    """
-    if not findings:
-        return 0.0
-    smallest = min(finding.tail_probability for finding in findings.values())
-    return 1.0 - min(1.0, len(findings) * smallest)
+    __slots__ = ("lasted", "least", "quiet_left")
 
+    def __init__(self, state: Sequence[float] | None = None) -> None:
+        saved = state or (1.0, 0, 0)
+        self.least = float(saved[0])
+        self.quiet_left, self.lasted = int(saved[1]), int(saved[2])
 
-class _Mean(Protocol):
-    """river's `stats.Mean`, which is untyped."""
+    def told(self, probability: float) -> float:
+        """Return the tail probability that is told: within an event, only what is news."""
+        if self.quiet_left and probability >= _NEWS * self.least:
+            return max(probability, _QUIET_PROBABILITY)
+        return probability
 
-    n: float
-
-    def update(self, x: float, w: float = 1.0) -> None: ...
-
-    def get(self) -> float: ...
-
-
-class _Feature:
-    """The newest values of one feature and the history of all before them."""
-
-    def __init__(self, options: ShiftDetector, saved: Mapping[str, Any] | None = None) -> None:
-        self._options = options
-        self._learned: int = saved["learned"] if saved else 0
-        self._newest = deque[float](saved["newest"] if saved else (), maxlen=options.window)
-        self._history = _History(options.memory, saved["history"] if saved else None)
-        # What may turn out to be a new level.
-        self._apart = _History(options.memory, saved["apart"] if saved else None)
+    def advance(self, probability: float, quiet: int, shift_after: int) -> bool:
+        """Take note of a record; return whether it is to be learned in full."""
+        if probability < _EVENT_PROBABILITY:
+            self.least = min(self.least, probability)
+            self.quiet_left = quiet
+        elif self.quiet_left:
+            self.quiet_left -= 1
+            if not self.quiet_left:
+                self.least, self.lasted = 1.0, 0
+        if not self.quiet_left:
+            return True
+        self.lasted += 1
+        return not 1 < self.lasted < shift_after
 
     @property
-    def newest(self) -> Sequence[float]:
-        """All but the oldest of the newest values: what the next value will be seen with."""
-        values = list(self._newest)
-        return values[1:] if len(values) == self._options.window else values
+    def has_just_opened(self) -> bool:
+        """Whether the latest record was the first of an event."""
+        return self.lasted == 1
 
-    def examine(self, newest: Sequence[float]) -> Finding | None:
-        """Compare so many newest values with the history; None during the warm-up."""
-        options = self._options
-        if self._learned < max(options.warm_up, 2 * options.window):
-            return None
-        usual_mean, usual_deviation = self._history.mean_and_deviation()
-        return Finding(
-            self._history.tail_probability(newest),
-            math.fsum(newest) / len(newest),
-            usual_mean,
-            usual_deviation,
-        )
-
-    def learn(self, value: float) -> None:
-        leaving = self._newest[0] if len(self._newest) == self._options.window else None
-        self._newest.append(value)
-        self._learned += 1
-        if leaving is None:
-            return
-        finding = self.examine(self._newest)
-        if finding is None or finding.tail_probability >= self._options.gate:
-            self._history.update(leaving)
-            if self._apart.count:
-                self._apart = _History(self._options.memory)
-            return
-        self._apart.update(leaving)
-        if self._apart.count >= self._options.shift_after:
-            self._history = self._apart
-            self._apart = _History(self._options.memory)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "learned": self._learned,
-            "newest": list(self._newest),
-            "history": self._history.state(),
-            "apart": self._apart.state(),
-        }
+    def state(self) -> list[float]:
+        return [self.least, self.quiet_left, self.lasted]
 
 
-class _History:
-    """The first three moments of values, about the first of them so that digits are kept.
+class _Correction:
+    """How much more often than it should the stream has had small tail probabilities.
 
-    Means of all values up to `memory` of them, exponentially weighted ones from there on.
+    The harmonic mean is nearly exact, the tails are estimates: what they amount to is counted at a
+    few levels, and the largest ratio corrects what comes.
     """
 
-    __slots__ = ("_memory", "_moments", "_origin")
+    __slots__ = ("_counts", "_factor", "_memory", "_n")
 
-    def __init__(self, memory: int, saved: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, memory: float, state: Mapping[str, Any] | None = None) -> None:
         self._memory = memory
-        self._origin: float | None = saved["origin"] if saved else None
-        means = [stats.Mean() for _ in range(3)]  # type: ignore[no-untyped-call]
-        self._moments = cast(list[_Mean], means)
-        if saved and saved["count"]:
-            for mean, moment in zip(self._moments, saved["moments"], strict=True):
-                mean.update(moment, w=saved["count"])
+        self._n: float = state["n"] if state else 0.0
+        self._counts: list[float] = list(state["counts"]) if state else [0.0] * len(_LEVELS)
+        self._factor = self._largest_ratio()
 
-    @property
-    def count(self) -> float:
-        return self._moments[0].n
+    def corrected(self, probability: float, most: float) -> float:
+        factor = min(most, self._factor)
+        # Small ones by all of the factor, 1 not at all.
+        return min(1.0, max(SMALLEST, probability * math.pow(factor, 1 - probability)))
 
-    def update(self, value: float) -> None:
-        if self._origin is None:
-            self._origin = value
-        away = value - self._origin
-        for mean, power in zip(self._moments, (away, away**2, away**3), strict=True):
-            # A mean whose count stands still fades exponentially.
-            mean.n = min(mean.n, self._memory - 1)
-            mean.update(power)
-
-    def mean_and_deviation(self) -> tuple[float, float]:
-        first, second, _ = (mean.get() for mean in self._moments)
-        return (self._origin or 0.0) + first, math.sqrt(max(0.0, second - first**2))
-
-    def tail_probability(self, newest: Sequence[float]) -> float:
-        """Return how likely a mean so far away is for a draw from history and newest together."""
-        origin = self._origin or 0.0
-        away = [value - origin for value in newest]
-        drawn, rest = len(away), self.count
-        total = drawn + rest
-        powers = (
-            math.fsum(away),
-            math.fsum([each**2 for each in away]),
-            math.fsum([each**3 for each in away]),
-        )
-        first, second, third = (
-            (rest * mean.get() + power) / total
-            for mean, power in zip(self._moments, powers, strict=True)
-        )
-        variance = second - first**2
-        if not variance > _ROUNDING * second:
-            return 1.0
-        skewness = (third - 3 * first * second + 2 * first**3) / variance / math.sqrt(variance)
-        # Of the mean of a draw without replacement.
-        mean_variance = variance * rest / (drawn * (total - 1))
-        mean_skewness = (
-            skewness * (rest - drawn) / (total - 2) * math.sqrt((total - 1) / (drawn * rest))
-        )
-        return _two_sided((powers[0] / drawn - first) / math.sqrt(mean_variance), mean_skewness)
+    def learn(self, probability: float) -> None:
+        self._n += 1
+        if probability < _LEVELS[0]:
+            for index, level in enumerate(_LEVELS):
+                if probability < level:
+                    self._counts[index] += 1
+        if self._n > self._memory:
+            fading = self._memory / self._n
+            self._n *= fading
+            self._counts = [count * fading for count in self._counts]
+        self._factor = self._largest_ratio()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "count": self.count,
-            "origin": self._origin,
-            "moments": [mean.get() for mean in self._moments],
-        }
+        return {"n": self._n, "counts": self._counts}
 
-
-def _two_sided(deviations: float, skewness: float) -> float:
-    """Return the probability of a value at least so many deviations away, in either direction.
-
-    Skewness counts where it makes the tail heavier: what is rare on one side says nothing about
-    the other.
-
-    >>> round(_two_sided(1.96, 0.0), 3), round(_two_sided(1.96, 1.0), 3)
-    (0.05, 0.089)
-    """
-    if skewness * deviations > 1e-6:
-        stretched = math.cbrt(skewness * deviations / 2 + 1)
-        deviations = 6 / skewness * (stretched - 1) + skewness / 6
-    return math.erfc(abs(deviations) / math.sqrt(2))
+    def _largest_ratio(self) -> float:
+        ratios = (
+            (count + _LEVEL_PRIOR) / (self._n * level + _LEVEL_PRIOR)
+            for count, level in zip(self._counts, _LEVELS, strict=True)
+        )
+        return max(_LEAST_CORRECTION, *ratios)
 
 
 def _numbers(x: Mapping[str, float]) -> Iterable[tuple[str, float]]:
     # A comparison with NaN is False.
-    return ((name, float(value)) for name, value in x.items() if abs(value) < _LARGEST)
+    return (
+        (name, float(value)) for name, value in x.items() if abs(value) < _LARGEST and name != TIME
+    )

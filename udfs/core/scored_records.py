@@ -36,7 +36,10 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class ScoredReview:
-    """A review with its predicted rating (1 to 5); `event_time_ms` counts from the epoch."""
+    """A review with its predicted rating (1 to 5); `event_time_ms` counts from the epoch.
+
+    `simhash` is the fingerprint of its body (`udfs.core.simhash`), 0 where it is not known.
+    """
 
     source_stream: str
     source_shard: str
@@ -46,6 +49,7 @@ class ScoredReview:
     product_category: str
     body_length: int
     event_time_ms: int
+    simhash: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,14 @@ def read(payload: bytes | None) -> ScoredReview | Unreadable:
     >>> read(b"{}").reason.value
     'missing_field'
     """
+    return read_with_body(payload)[0]
+
+
+def read_with_body(payload: bytes | None) -> tuple[ScoredReview | Unreadable, str | None]:
+    """Return what `read` does, and the body of a review."""
     try:
         fields = _Fields.model_validate_json(payload or b"")
-        return ScoredReview(
+        review = ScoredReview(
             fields.source_stream,
             fields.source_shard,
             fields.source_sequence_number,
@@ -85,4 +94,6 @@ def read(payload: bytes | None) -> ScoredReview | Unreadable:
         if reason is None:
             bad_time = place == "event_time"
             reason = ParseReason.BAD_EVENT_TIME if bad_time else ParseReason.WRONG_TYPE
-        return Unreadable(reason, (f"{place}: {first['msg']}" if place else first["msg"])[:200])
+        message = f"{place}: {first['msg']}" if place else first["msg"]
+        return Unreadable(reason, message[:200]), None
+    return review, fields.review_body

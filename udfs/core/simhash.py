@@ -1,0 +1,66 @@
+"""Fingerprints of texts that are close where the texts are: SimHash, over all texts of a batch.
+
+Each word is hashed to 64 bits; a bit of the fingerprint is what the bits of most words are. Texts
+that share most of their words differ in few bits (M. S. Charikar, "Similarity Estimation Techniques
+from Rounding Algorithms", STOC 2002).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+BITS = 64
+MAX_CHARACTERS = 8_192
+"""Of a longer text only so much is looked at."""
+
+_WORD = re.compile(r"\w+")
+
+
+def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
+    """Return a fingerprint for each text, as a signed integer of 64 bits.
+
+    The same words, in any order and case, make the same fingerprint, on any machine and in any
+    process. A text without a word, or None, has 0.
+
+    Examples
+    --------
+    >>> one, two, other = simhash(["A fine game!", "a fine game", "it broke at once"]).tolist()
+    >>> one == two, one == other
+    (True, False)
+    """
+    words: list[str] = []
+    counts = []
+    for text in texts:
+        # In a set each word counts once, however often it is said.
+        found = set(_WORD.findall(text[:MAX_CHARACTERS].lower())) if text else ()
+        words += found
+        counts.append(len(found))
+    if not words:
+        return np.zeros(len(counts), dtype=np.int64)
+    codes, unique = pd.factorize(np.array(words, dtype=object))
+    hashes = pd.util.hash_array(np.asarray(unique, dtype=object), categorize=False)
+    bits = np.unpackbits(hashes.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1).astype(
+        np.int32
+    )
+    lengths = np.array(counts)
+    filled = lengths > 0
+    starts = (np.cumsum(lengths) - lengths)[filled]
+    votes = np.add.reduceat(bits[codes], starts, axis=0)
+    packed = np.packbits(2 * votes > lengths[filled][:, None], axis=1)
+    fingerprints = np.zeros(len(counts), dtype=np.int64)
+    fingerprints[filled] = packed.reshape(-1).view("<i8")
+    return fingerprints
+
+
+def distance(one: int, other: int) -> int:
+    """Return in how many bits two fingerprints differ, 0 to 64.
+
+    >>> distance(0, -1), distance(5, 4)
+    (64, 1)
+    """
+    return ((one ^ other) & 0xFFFFFFFFFFFFFFFF).bit_count()
