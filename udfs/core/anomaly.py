@@ -224,12 +224,14 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         time_s = x.get(TIME)
         probabilities: list[float] = []
         features: dict[str, Feature] = {}
+        looked: dict[str, list[float]] = {}
         for name, value in _numbers(x):
             feature = self._features.get(name)
             if feature is None:
                 feature = self._features[name] = Feature(self)
-            probabilities += feature.look(value, time_s)
             features[name] = feature
+            looked[name] = feature.look(value, time_s)
+            probabilities += looked[name]
         if len(features) < len(x):
             for name in x.keys() & self._features.keys() - features.keys():
                 # A gap in a series is a place in its season all the same.
@@ -241,7 +243,11 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
             probability = self._correction.corrected(raw, self.most_correction)
             told = self._event.told(probability)
             if 1.0 - probability >= explain_from:
-                findings = self.examine_one(x)
+                findings = {
+                    name: Finding(harmonic_mean(looked[name]), *feature.told())
+                    for name, feature in features.items()
+                    if looked[name]
+                }
             if not self._event.advance(probability, self.quiet, self.shift_after):
                 weight = self.event_weight
             if weight:
@@ -258,9 +264,10 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         findings = {}
         for name, value in _numbers(x):
             feature = self._features.get(name)
-            probabilities = feature.probabilities(value, x.get(TIME)) if feature else ()
-            if feature is not None and probabilities:
-                findings[name] = Finding(harmonic_mean(probabilities), *feature.told(value))
+            if feature is not None:
+                probabilities, told = feature.examine(value, x.get(TIME))
+                if probabilities:
+                    findings[name] = Finding(harmonic_mean(probabilities), *told)
         return findings
 
     def state(self) -> dict[str, Any]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from udfs.core.anomaly import AnomalyDetector
 from udfs.core.scored_records import ScoredReview
+from udfs.core.simhash import bit_counts
 
 RECENT_BODIES = 200
 NEAR_BITS = 12
@@ -19,7 +24,15 @@ _MOST_COUNTED, _ALLOWANCE, _MOST_REPEATED = 8, 1.5, 60.0
 _RATE_REVIEWS = 20
 _LEAST_SPAN_S = 0.001
 _USUAL_RATING_REVIEWS = 2_000
-_MASK = 0xFFFFFFFFFFFFFFFF
+_BODIES_AT_ONCE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The features of a review, and how many recent bodies its own is a near duplicate of."""
+
+    x: dict[str, float]
+    near_duplicates: int
 
 
 class ReviewFeatures:
@@ -39,14 +52,21 @@ class ReviewFeatures:
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         saved = state or {}
-        self._fingerprints = deque[int](saved.get("fingerprints", ()), maxlen=RECENT_BODIES)
+        self._fingerprints = np.array(saved.get("fingerprints", ()), dtype=np.int64)
         self._latest_ms = deque[int](saved.get("latest_ms", ()), maxlen=_RATE_REVIEWS)
         self._usual_rating: float = saved.get("usual_rating", 0.0)
         self._rated: int = saved.get("rated", 0)
         self._repeated: float = saved.get("repeated", 0.0)
 
-    def observe(self, review: ScoredReview) -> dict[str, float]:
-        """Return the features of the newest review, and take note of it."""
+    def observe(self, reviews: Sequence[ScoredReview]) -> list[Observed]:
+        """Return the features of the newest reviews, in their order, and take note of them.
+
+        However they are split into calls, the features are the same.
+        """
+        near = self._near_duplicates([review.simhash for review in reviews])
+        return [self._observe(*each) for each in zip(reviews, near, strict=True)]
+
+    def _observe(self, review: ScoredReview, near: int | None) -> Observed:
         rating = float(review.star_rating)
         x = {"star_rating": rating, "log_body_length": math.log1p(review.body_length)}
         if self._rated:
@@ -62,20 +82,40 @@ class ReviewFeatures:
             x["log_arrival_rate"] = math.log(_RATE_REVIEWS / span_s)
         latest.append(now_ms)
 
-        recent, own = self._fingerprints, review.simhash & _MASK
-        if recent:
-            near = sum([(own ^ other).bit_count() <= NEAR_BITS for other in recent]) if own else 0
+        if near is not None:
             grown = self._repeated + min(near, _MOST_COUNTED) - _ALLOWANCE
             self._repeated = max(0.0, min(_MOST_REPEATED, grown))
         x["near_duplicates"] = self._repeated
-        if own:
-            recent.append(own)
-        return x
+        return Observed(x, near or 0)
+
+    def _near_duplicates(self, simhashes: Sequence[int]) -> list[int | None]:
+        """Return how many of the recent bodies each is near to; None while there are none."""
+        own = np.array(simhashes, dtype=np.int64)
+        kept = self._fingerprints
+        # A body without a word has no fingerprint: it is near to none, and none is near to it.
+        known = own != 0
+        recent = np.concatenate((kept, own[known]))
+        before = len(kept) + np.cumsum(known) - known
+        padded = np.concatenate((np.zeros(RECENT_BODIES, dtype=np.int64), recent))
+        found: list[int | None] = []
+        for start in range(0, len(own), _BODIES_AT_ONCE):
+            part = slice(start, start + _BODIES_AT_ONCE)
+            # The last 200 before each; where there are fewer, nothing.
+            others = sliding_window_view(padded, RECENT_BODIES)[before[part]]
+            is_near = bit_counts(others ^ own[part, None]) <= NEAR_BITS
+            is_near &= (others != 0) & known[part, None]
+            counts = is_near.sum(axis=1).tolist()
+            found += [
+                count if place else None
+                for count, place in zip(counts, before[part].tolist(), strict=True)
+            ]
+        self._fingerprints = recent[-RECENT_BODIES:]
+        return found
 
     def state(self) -> dict[str, Any]:
         """Return what the next features depend on, as JSON values."""
         return {
-            "fingerprints": list(self._fingerprints),
+            "fingerprints": self._fingerprints.tolist(),
             "latest_ms": list(self._latest_ms),
             "usual_rating": self._usual_rating,
             "rated": self._rated,

@@ -38,7 +38,8 @@ _REASONS = {
 class ScoredReview:
     """A review with its predicted rating (1 to 5); `event_time_ms` counts from the epoch.
 
-    `simhash` is the fingerprint of its body (`udfs.core.simhash`), 0 where it is not known.
+    `simhash` is the fingerprint of its body (`udfs.core.simhash`), 0 where it is not known;
+    `excerpt` is how the body begins.
     """
 
     source_stream: str
@@ -50,6 +51,7 @@ class ScoredReview:
     body_length: int
     event_time_ms: int
     simhash: int = 0
+    excerpt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

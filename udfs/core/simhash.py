@@ -18,6 +18,7 @@ BITS = 64
 MAX_CHARACTERS = 8_192
 """Of a longer text only so much is looked at."""
 
+_U64 = np.uint64
 _WORD = re.compile(r"\w+")
 
 
@@ -57,10 +58,16 @@ def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
     return fingerprints
 
 
-def distance(one: int, other: int) -> int:
-    """Return in how many bits two fingerprints differ, 0 to 64.
+def bit_counts(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return how many of the 64 bits of each number are 1: of `one ^ other`, in how many they differ.
 
-    >>> distance(0, -1), distance(5, 4)
-    (64, 1)
+    Bits are added in ever wider groups (H. S. Warren, "Hacker's Delight", 2012, chapter 5).
+
+    >>> bit_counts(np.array([0, -1, 5]) ^ np.array([0, 0, 4])).tolist()
+    [0, 64, 1]
     """
-    return ((one ^ other) & 0xFFFFFFFFFFFFFFFF).bit_count()
+    bits = numbers.view(np.uint64)
+    pairs = bits - ((bits >> _U64(1)) & _U64(0x5555555555555555))
+    fours = (pairs & _U64(0x3333333333333333)) + ((pairs >> _U64(2)) & _U64(0x3333333333333333))
+    eights = (fours + (fours >> _U64(4))) & _U64(0x0F0F0F0F0F0F0F0F)
+    return ((eights * _U64(0x0101010101010101)) >> _U64(56)).astype(np.uint8)

@@ -135,13 +135,15 @@ class Tail:
 
     def standardise(self, value: float) -> float:
         """Return the distance from the location in scales, within a million."""
+        # Called most of all: comparisons are quicker than calls of min and max.
         distance = value - self.location
-        if distance == 0.0:
-            return 0.0
-        scale = max(self.scale, self.least_scale)
+        scale = self.scale if self.scale > self.least_scale else self.least_scale
         if scale <= _ROUNDING * abs(self.location):
-            return math.copysign(_FARTHEST / 100, distance) if self.n else 0.0
-        return max(-_FARTHEST, min(_FARTHEST, distance / scale))
+            return math.copysign(_FARTHEST / 100, distance) if self.n and distance else 0.0
+        distance /= scale
+        if distance > _FARTHEST:
+            return _FARTHEST
+        return distance if distance > -_FARTHEST else -_FARTHEST
 
     def clip(self, value: float, scales: float) -> float:
         """Return the value, or where it is further away than so many scales, what is that far."""
@@ -164,27 +166,32 @@ class Tail:
         if distance < _LINEAR_WIDTH:
             # At the location itself; it may have been on the other side of a discrete value.
             return 1.0
-        count = self._above[side][_bin(distance)]
-        total = self._total
-        if count < _SEEN:
-            anchor, anchor_count, shape = self._anchors[side]
-            if distance > anchor:
-                depth = max(0.5, math.log((total + 1) / 2 / anchor_count))
-                seen = math.exp(-depth * (distance / anchor) ** shape)
-                unseen = _PRIOR_COUNT / total / (1 + distance * distance / 4) ** 2
-                if seen > unseen and count < _NEVER_SEEN:
-                    # The heavier the tail, the less is news about what has never been seen.
-                    share = 0.5 * min(1.0, shape / _USUAL_SHAPE)
-                    return float(seen ** (1 - share) * unseen**share)
-                return max(seen, unseen)
-        return min(1.0, 2 * count / total)
+        index = int(distance * 10) if distance < _LINEAR_END else _bin(distance)
+        count, total = self._above[side][index], self._total
+        if count >= _SEEN:
+            share = 2 * count / total
+            return share if share < 1.0 else 1.0
+        anchor, anchor_count, shape = self._anchors[side]
+        if distance <= anchor:
+            return min(1.0, 2 * count / total)
+        depth = max(0.5, math.log((total + 1) / 2 / anchor_count))
+        seen = math.exp(-depth * (distance / anchor) ** shape)
+        unseen = _PRIOR_COUNT / total / (1 + distance * distance / 4) ** 2
+        if seen > unseen and count < _NEVER_SEEN:
+            # The heavier the tail, the less is news about what has never been seen.
+            share = 0.5 * min(1.0, shape / _USUAL_SHAPE)
+            return float(seen ** (1 - share) * unseen**share)
+        return max(seen, unseen)
 
     def learn(self, value: float, weight: float = 1.0) -> None:
         """Take a value into the past; less of it where the weight (0 to 1) is less than 1."""
         self.n = n = self.n + weight
         if n > _FIRST_BINNED:
             distance = self.standardise(value)
-            index = _bin(distance) if distance >= 0.0 else -1 - _bin(-distance)
+            if -_LINEAR_END < distance < _LINEAR_END:
+                index = int(distance * 10) if distance >= 0.0 else -1 - int(distance * -10)
+            else:
+                index = _bin(distance) if distance >= 0.0 else -1 - _bin(-distance)
             self._pending.append((index, weight))
             if len(self._pending) >= (_REFIT_EARLY if n < _REFIT_EARLY_UNTIL else _REFIT):
                 self._fit()
@@ -192,10 +199,13 @@ class Tail:
         if n <= 1.0:
             self.location = value
             return
-        rate = weight / min(n, self.memory)
+        rate = weight / (n if n < self.memory else self.memory)
         if n > _ROBUST_AFTER and self.scale > 0.0:
             reach = self.reach * self.scale
-            distance = max(-reach, min(reach, distance))
+            if distance > reach:
+                distance = reach
+            elif distance < -reach:
+                distance = -reach
         self.location += rate * distance
         self.scale += rate * (abs(distance) - self.scale)
 
@@ -261,7 +271,7 @@ def harmonic_mean(probabilities: Iterable[float]) -> float:
     count, total = 0, 0.0
     for each in probabilities:
         count += 1
-        total += 1.0 / max(SMALLEST, each)
+        total += 1.0 / (each if each > SMALLEST else SMALLEST)
     return count / total if count else 1.0
 
 
@@ -273,7 +283,7 @@ def _bin(distance: float) -> int:
 
 def _counts_from(counts: list[float]) -> list[float]:
     """Return how many lie in each bin or beyond; one more than the bins."""
-    above = list(accumulate(reversed(counts), initial=0.0))
+    above = list(accumulate(counts[::-1], initial=0.0))
     above.reverse()
     return above
 

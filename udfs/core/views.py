@@ -33,6 +33,9 @@ _SEASON_CHECK = 50
 _VIEW_WARM_UP = 0.7
 
 
+Told = tuple[float, float, float]
+
+
 class Options(Protocol):
     """What a feature is told about how to look; see `AnomalyDetector`."""
 
@@ -71,6 +74,8 @@ class Feature:
         # What is not yet part of the past: it may turn out to be how an anomaly begins.
         self._held = deque[dict[str, float]](saved.get("held", ()))
         self._names = [f"window_{each}" for each in options.windows]
+        # Even without a view of its own it says what enters a window.
+        self._has_level = options.has_points or options.clip < math.inf
         self._value = 0.0
         self._time_s: float | None = None
         self._statistics: dict[str, float] = {}
@@ -105,15 +110,14 @@ class Feature:
         options, value, seen = self._options, self._value, self._statistics
         clip, tails = options.clip, self._tails
         self._n += 1
-        level = self._level_tail()
-        entering = level.clip(value, clip)
+        entering = self._clipped(value)
         residual = seen.get("residual")
         if options.has_spread and residual is not None and "residual" in tails:
             self._errors.append(abs(tails["residual"].clip(residual, clip)))
         deviation = seen.get("season")
         if deviation is not None and "season" in tails:
             self._deviations.append(tails["season"].clip(deviation, clip))
-        if not options.has_points:
+        if self._has_level:
             seen["level"] = value
         if options.hold and weight == 1.0:
             self._held.append(seen)
@@ -122,11 +126,12 @@ class Feature:
         elif weight:
             self._learn(seen, weight)
         for window in self._windows:
-            window.append(entering, is_history=weight > 0.0)
+            window.append(entering)
         if options.has_predictions or options.has_spread:
             self._averages.learn(value)
         if self._seasons is not None:
-            self._seasons.learn(value, self._time_s, weight, level.scale)
+            scale = self._level_tail().scale
+            self._seasons.learn(value, self._time_s, weight, scale)
 
     def forget_held(self) -> None:
         """Keep out of the past what has led to an anomaly."""
@@ -144,23 +149,34 @@ class Feature:
         if self._seasons is not None and self._time_s is None:
             self._seasons.skip()
 
-    def told(self, value: float) -> tuple[float, float, float]:
-        """Return mean of the newest values, and the usual lowest and highest mean."""
-        best, told = 2.0, (value, value, value)
-        entering = self._level_tail().clip(value, self._options.clip)
+    def told(self) -> Told:
+        """Return mean of the newest values, and the usual lowest and highest mean.
+
+        Of the window that is the most unusual, or of the value alone where that is more unusual;
+        of what was last looked at.
+        """
+        return self._tell(self._value, self._statistics)
+
+    def examine(self, value: float, time_s: float | None) -> tuple[list[float], Told]:
+        """Return `probabilities` and what `told` would after `look`, without a trace."""
+        seen = self._look(value, time_s)
+        return self._weigh(seen) if self._n >= self._options.warm_up else [], self._tell(value, seen)
+
+    def _tell(self, value: float, seen: Mapping[str, float]) -> Told:
+        best, before, mean, tail = 2.0, 0.0, value, None
         for name, window in zip(self._names, self._windows, strict=True):
-            mean = window.mean_with(entering)
-            tail = self._tails.get(name)
-            if mean is None or tail is None:
-                continue
-            probability = tail.probability(_difference(mean, window.before))
-            if probability < best:
-                low, high = tail.usual_range()
-                best, told = probability, (mean, window.before + low, window.before + high)
-        level = self._tails.get("level")
+            if name in seen and name in self._tails:
+                probability = self._tails[name].probability(seen[name])
+                if probability < best:
+                    best, before, tail = probability, window.before, self._tails[name]
+                    mean = before + seen[name]
+        level = self._tails.get("level") if self._options.has_points else None
         if level is not None and level.probability(value) < best:
-            told = (value, *level.usual_range())
-        return told
+            before, mean, tail = 0.0, value, level
+        if tail is None:
+            return value, value, value
+        low, high = tail.usual_range()
+        return mean, before + low, before + high
 
     def _new_tail(self, view: str, state: Mapping[str, Any] | None = None) -> Tail:
         options = self._options
@@ -168,10 +184,14 @@ class Feature:
         reach = math.inf if view == "level" and options.clip == math.inf else REACH
         return Tail(options.memory, state, reach=reach, least_scale=options.least_scale)
 
+    def _clipped(self, value: float) -> float:
+        """Return what of a value enters a window."""
+        clip = self._options.clip
+        return value if clip == math.inf else self._level_tail().clip(value, clip)
+
     def _level_tail(self) -> Tail:
         tail = self._tails.get("level")
         if tail is None:
-            # Without a view of its own it still says what enters a window.
             tail = self._tails["level"] = self._new_tail("level")
         return tail
 
@@ -188,7 +208,7 @@ class Feature:
             seen["residual"] = residual
         if options.has_points:
             seen["level"] = value
-        entering = self._level_tail().clip(value, clip)
+        entering = self._clipped(value)
         for name, window in zip(self._names, self._windows, strict=True):
             mean = window.mean_with(entering)
             if mean is not None:
@@ -290,14 +310,13 @@ class _Window:
             return None
         return (self._sum - self._values[0] + value) / self.length
 
-    def append(self, value: float, is_history: bool = True) -> None:
+    def append(self, value: float) -> None:
         values = self._values
         if len(values) == self.length:
             leaving = values[0]
-            if is_history:
-                mean, count = self._before
-                rate = max(1 / (count + self.length), self._rate) if count else 1.0
-                self._before = (mean + rate * (leaving - mean), count + 1)
+            mean, count = self._before
+            rate = max(1 / (count + self.length), self._rate) if count else 1.0
+            self._before = (mean + rate * (leaving - mean), count + 1)
             self._sum -= leaving
         values.append(value)
         self._sum += value
