@@ -230,7 +230,7 @@ class AnomaliesConfig(Group):
         The first reviews of a category, which are only learned from.
     """
 
-    threshold: float = Field(0.9998, gt=0, lt=1)
+    threshold: float = Field(0.9999, gt=0, lt=1)
     warm_up_reviews: int = Field(150, ge=20, le=100_000)
 
 

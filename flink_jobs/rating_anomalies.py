@@ -12,27 +12,20 @@ if reviews come in another order when they are read again, from several shards, 
 written again may have other scores, and an event may open at another review, with the same id.
 """
 
+from dataclasses import fields
+
 from pyflink.table import StatementSet, StreamTableEnvironment, Table
 
 from flink_jobs import scored_reviews, streams
 from flink_jobs.config import RatingAnomaliesConfig
-from udfs.anomaly import JUDGED_REVIEW, TrackAnomalies
+from udfs.anomaly import JUDGED_REVIEW, TrackAnomalies, gather_reviews
+from udfs.core.scored_records import ScoredReview
 from udfs.core.watermarks import WatermarkOptions
 from udfs.dead_letters import digest_payload
 from udfs.publishing import publish_alert
 from udfs.scored_records import read_scored
 
-# The fields of `ScoredReview`, in their order.
-_TRACKED = (
-    *(name for name, _ in streams.SOURCE_ID),
-    "review_id",
-    "star_rating",
-    "product_category",
-    "body_length",
-    "event_time_ms",
-    "simhash",
-)
-_CATEGORY = _TRACKED.index("product_category")
+_TRACKED = ", ".join(field.name for field in fields(ScoredReview))
 
 
 def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> StatementSet:
@@ -42,7 +35,7 @@ def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> State
         # Nothing here waits for the watermark.
         (
             "read_scored",
-            read_scored(config.scored_reviews.stream, WatermarkOptions(), has_simhash=True),
+            read_scored(config.scored_reviews.stream, WatermarkOptions(), has_text=True),
         ),
         ("digest_payload", digest_payload()),
         ("publish_alert", publish_alert(publishing, config.alerts.topic_arn)),
@@ -68,8 +61,9 @@ def create_views(t_env: StreamTableEnvironment, threshold: float, warm_up_review
 
     Views: `judged_reviews` (see `JUDGED_REVIEW`), `anomaly_rows` in the sink's columns,
     `unpublished_rows` in those of `dead_letters`. The SQL functions `publish_alert` and
-    `digest_payload` must be there.
+    `digest_payload` must be there; `gather_reviews` is defined.
     """
+    t_env.create_temporary_system_function("gather_reviews", gather_reviews())
     t_env.create_temporary_view(
         "judged_reviews", _judged_reviews(t_env, TrackAnomalies(threshold, warm_up_reviews))
     )
@@ -94,10 +88,13 @@ def create_views(t_env: StreamTableEnvironment, threshold: float, warm_up_review
 
 def _judged_reviews(t_env: StreamTableEnvironment, track_anomalies: TrackAnomalies) -> Table:
     """Return the reviews of the view `unique_reviews` with what their categories' trackers say."""
-    reviews = t_env.sql_query(f"SELECT {', '.join(_TRACKED)} FROM unique_reviews")
+    gathered = t_env.sql_query(f"""
+        SELECT product_category, message
+        FROM (SELECT product_category, gather_reviews({_TRACKED}) AS message FROM unique_reviews)
+        WHERE message IS NOT NULL""")
     judged = (
-        t_env.to_data_stream(reviews)
-        .key_by(lambda review: review[_CATEGORY])
+        t_env.to_data_stream(gathered)
+        .key_by(lambda message: message[0])
         .process(track_anomalies, output_type=JUDGED_REVIEW)
         # State finds its operator again by this, also in another release.
         .uid("track_anomalies")

@@ -107,6 +107,7 @@ _SCORED_FIELDS = (
     "body_length",
     "event_time_ms",
     "simhash",
+    "excerpt",
     "watermark_ms",
     "reader",
     "reason",

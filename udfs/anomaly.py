@@ -1,10 +1,14 @@
-"""Flink wrapper of `udfs.core.anomaly_events`: a tracker of anomalies in keyed state."""
+"""Flink wrappers of `udfs.core.anomaly_events`: reviews gathered by category, and judged in state."""
 
+import pickle
 from collections.abc import Callable, Iterator
 
+import pandas as pd
 from pyflink.common import Row, Time, Types
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 from pyflink.datastream.state import StateTtlConfig, ValueStateDescriptor
+from pyflink.table import DataTypes
+from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, udf
 
 from udfs.core.anomaly_events import AnomalyTracker
 from udfs.core.review_features import make_review_detector
@@ -46,11 +50,48 @@ JUDGED_REVIEW = Types.ROW_NAMED(
 """A review and what it tells: `Judgement`; `alert` is NULL unless an event opens."""
 
 
-class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is untyped
-    """Keyed by category: a row with the fields of `ScoredReview` in, a `JUDGED_REVIEW` out.
+class GatherReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
+    """Vectorised: the columns of `ScoredReview` to the reviews of a category in an Arrow batch.
 
-    The state of a category is its tracker's dump, tens of kilobytes; threshold and warm-up are
-    those that the job was started with, also after a restore.
+    The message, which `TrackAnomalies` reads, stands in the last row of each category, and the
+    other rows have NULL. Nothing is kept between batches. So a keyed function, which the engine
+    calls a row at a time, is called once for many reviews; see decision 14.
+    """
+
+    def is_deterministic(self) -> bool:
+        """Return False: what is gathered depends on how rows fall into batches."""
+        return False
+
+    def eval(self, *columns: pd.Series) -> pd.Series:
+        """Gather an Arrow batch, in row order."""
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        gathered: dict[str, list[tuple[object, ...]]] = {}
+        last: dict[str, int] = {}
+        for place, row in enumerate(rows):
+            category = row[_CATEGORY]
+            gathered.setdefault(category, []).append(row)
+            last[category] = place
+        messages: list[bytes | None] = [None] * len(rows)
+        for category, place in last.items():
+            messages[place] = pickle.dumps(gathered[category], pickle.HIGHEST_PROTOCOL)
+        return pd.Series(messages, dtype=object)
+
+
+_CATEGORY = list(ScoredReview.__dataclass_fields__).index("product_category")
+
+
+def gather_reviews() -> UserDefinedScalarFunctionWrapper:
+    """Return the SQL function `gather_reviews`: see `GatherReviews`."""
+    return udf(
+        GatherReviews(), result_type=DataTypes.BYTES(), func_type="pandas", deterministic=False
+    )
+
+
+class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is untyped
+    """Keyed by category: `(product_category, message)` in, a `JUDGED_REVIEW` for each review out.
+
+    The message is that of `GatherReviews`. The state of a category is its tracker's dump, tens of
+    kilobytes; threshold and warm-up are those that the job was started with, also after a restore.
     """
 
     def __init__(self, threshold: float, warm_up_reviews: int) -> None:
@@ -74,29 +115,31 @@ class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is 
         self._events = runtime_context.get_state(ValueStateDescriptor("events", Types.LONG()))
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
-        """Track one review."""
-        review = ScoredReview(*value)
+        """Track the reviews of a message."""
+        reviews = [ScoredReview(*row) for row in pickle.loads(value[1])]
         kept = self._tracker.value()
         if not isinstance(kept, _Kept):
             kept = _Kept(self._load(kept))
-        judgement = kept.tracker.track(review)
+        events = kept.tracker.events
+        judgements = kept.tracker.track(reviews)
         self._tracker.update(kept)
-        if judgement.alert is not None:
+        if kept.tracker.events > events:
             self._events.update(kept.tracker.events)
-        yield Row(
-            review.source_stream,
-            review.source_shard,
-            review.source_sequence_number,
-            review.review_id,
-            review.product_category,
-            review.event_time_ms,
-            judgement.anomaly_score,
-            self._threshold,
-            judgement.is_anomaly,
-            judgement.explanation,
-            judgement.event_id,
-            judgement.alert,
-        )
+        for review, judgement in zip(reviews, judgements, strict=True):
+            yield Row(
+                review.source_stream,
+                review.source_shard,
+                review.source_sequence_number,
+                review.review_id,
+                review.product_category,
+                review.event_time_ms,
+                judgement.anomaly_score,
+                self._threshold,
+                judgement.is_anomaly,
+                judgement.explanation,
+                judgement.event_id,
+                judgement.alert,
+            )
 
     def _load(self, dump: bytes | None) -> AnomalyTracker:
         detector = make_review_detector(warm_up=self._warm_up_reviews)

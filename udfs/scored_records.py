@@ -24,6 +24,7 @@ SCORED_RECORD = DataTypes.ROW(
         # Arrow rows take no TIMESTAMP_LTZ field.
         DataTypes.FIELD("event_time_ms", DataTypes.BIGINT()),
         DataTypes.FIELD("simhash", DataTypes.BIGINT()),
+        DataTypes.FIELD("excerpt", DataTypes.STRING()),
         DataTypes.FIELD("watermark_ms", DataTypes.BIGINT()),
         DataTypes.FIELD("reader", DataTypes.STRING()),
         DataTypes.FIELD("reason", DataTypes.STRING()),
@@ -33,9 +34,11 @@ SCORED_RECORD = DataTypes.ROW(
 """A scored review (`reason` NULL), or why the record is none.
 
 One that is none has the source_id of the record itself and its arrival time. `watermark_ms` is NULL
-but in the last row of a batch. `simhash`, the fingerprint of the body, is NULL unless it was asked
-for. `reader` names the subtask and its run: another one after a restart.
+but in the last row of a batch. `simhash`, the fingerprint of the body, and `excerpt`, its beginning,
+are NULL unless they were asked for. `reader` names the subtask and its run: another one after a restart.
 """
+
+EXCERPT_CHARACTERS = 160
 
 _COLUMNS = SCORED_RECORD.field_names()
 
@@ -49,9 +52,9 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     restart; the watermark then begins anew.
     """
 
-    def __init__(self, stream: str, options: WatermarkOptions, has_simhash: bool) -> None:
+    def __init__(self, stream: str, options: WatermarkOptions, has_text: bool) -> None:
         self._stream = stream
-        self._has_simhash = has_simhash
+        self._has_text = has_text
         self._options = options
 
     def is_deterministic(self) -> bool:
@@ -85,7 +88,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                 place = (self._stream, shard, number)
                 nothing = (None, None, None, None)
                 why = (record.reason.value, record.message)
-                rows.append((*place, *nothing, at_ms, None, None, self._reader, *why))
+                rows.append((*place, *nothing, at_ms, None, None, None, self._reader, *why))
                 continue
             source = (shard, record.source_stream, record.source_shard)
             # A wrong clock must not drag the watermark beyond what has arrived.
@@ -103,26 +106,28 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                     record.event_time_ms,
                     None,
                     None,
+                    None,
                     self._reader,
                     None,
                     None,
                 )
             )
         frame = pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
-        if self._has_simhash:
+        if self._has_text:
             # Of all bodies at once: one by one it takes ten times as long.
             frame["simhash"] = simhash(bodies)
+            frame["excerpt"] = [body and body[:EXCERPT_CHARACTERS] for body in bodies]
         if rows:
             frame.loc[len(rows) - 1, "watermark_ms"] = self._watermarks.advance(latest_ms)
         return frame
 
 
 def read_scored(
-    stream: str, options: WatermarkOptions, *, has_simhash: bool = False
+    stream: str, options: WatermarkOptions, *, has_text: bool = False
 ) -> UserDefinedScalarFunctionWrapper:
     """Return the SQL function `read_scored(payload, arrival_time, shard, sequence_number)`."""
     return udf(
-        ReadScored(stream, options, has_simhash),
+        ReadScored(stream, options, has_text),
         result_type=SCORED_RECORD,
         func_type="pandas",
         deterministic=False,

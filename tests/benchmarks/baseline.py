@@ -169,7 +169,10 @@ def _review_metrics(parameters: Parameters) -> StatementSet:
 def _rating_anomalies(parameters: Parameters) -> StatementSet:
     t_env, config = create_environment(parameters, "rating_anomalies")
     for name, function in (
-        ("read_scored", read_scored(config.scored_reviews.stream, WatermarkOptions())),
+        (
+            "read_scored",
+            read_scored(config.scored_reviews.stream, WatermarkOptions(), has_text=True),
+        ),
         ("digest_payload", digest_payload()),
         ("publish_alert", _published()),
     ):

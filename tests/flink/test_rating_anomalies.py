@@ -26,9 +26,9 @@ BASE_MS = 1_790_000_000_123  # 2026-09-21T14:13:20.123Z
 THRESHOLD = 0.9999
 WARM_UP = 60
 CATEGORIES = ("Books", "Café", "Toys")
-COUNT = 1_800
+COUNT = 5_400
 # Of each of these categories, so many reviews from there on are bad; Books has two such events.
-BURSTS = {300: "Books", 700: "Café", 1_300: "Books"}
+BURSTS = {1_200: "Books", 2_100: "Café", 4_200: "Books"}
 BURST_REVIEWS = 60
 
 
@@ -51,6 +51,7 @@ def reviews() -> list[ScoredReview]:
                 BASE_MS + number * 5,
                 # A burst's bodies are near duplicates, those of others are not.
                 (1 << rng.randrange(8)) if is_burst else rng.getrandbits(63),
+                f"Text {number}",
             )
         )
 
@@ -106,6 +107,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("body_length", DataTypes.INT()),
             ("event_time_ms", DataTypes.BIGINT()),
             ("simhash", DataTypes.BIGINT()),
+            ("excerpt", DataTypes.STRING()),
         )
     ]
     t_env.create_temporary_view(
@@ -142,7 +144,7 @@ def test_each_review_has_the_row_that_its_category_alone_gives(outputs: Path) ->
     assert len(rows) == len(lines(outputs / "rating_anomalies")) == len(reviews())
     for review in reviews():
         row = rows[review.source_sequence_number]
-        judgement = trackers[review.product_category].track(review)
+        (judgement,) = trackers[review.product_category].track([review])
         assert list(row) == [name for name, _ in streams.RATING_ANOMALY]
         assert (row["source_stream"], row["source_shard"]) == ("reviews", "shardId-000000000000")
         assert row["review_id"] == review.review_id
@@ -171,6 +173,8 @@ def test_each_event_is_alerted_once_by_its_first_review(outputs: Path) -> None:
         for name in (*shared, "event_time", "anomaly_score", "threshold"):
             assert alert[name] == first[name], name
         assert alert["explanation"] == json.loads(first["explanation"])
+        assert alert["records"]["last"]["review_id"] == alert["review_id"]
+        assert all(each["excerpt"] == f"Text {each['review_id'][1:]}" for each in alert["examples"])
 
 
 def test_an_alert_that_is_not_taken_is_dead_lettered_with_its_text(outputs: Path) -> None:

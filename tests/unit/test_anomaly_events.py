@@ -13,7 +13,7 @@ from udfs.core.anomaly_events import (
 )
 from udfs.core.review_features import make_review_detector
 from udfs.core.scored_records import ScoredReview
-from udfs.core.simhash import distance, simhash
+from udfs.core.simhash import bit_counts, simhash
 
 THRESHOLD = 0.9999
 FIXTURE = Path(__file__).parent / "anomaly_state_v2.json"
@@ -48,7 +48,7 @@ def new_tracker() -> AnomalyTracker:
 
 
 def tracked(tracker: AnomalyTracker, reviews: list[ScoredReview]) -> list[Judgement]:
-    return [tracker.track(each) for each in reviews]
+    return tracker.track(reviews)
 
 
 def alerts(judgements: list[Judgement]) -> list[str]:
@@ -154,7 +154,7 @@ def test_a_campaign_is_found_and_bad_luck_is_not(kind: str) -> None:
 
 
 def test_near_duplicates_have_fingerprints_near_each_other() -> None:
-    one, two, other, nothing, missing = simhash(
+    fingerprints = simhash(
         [
             "This game is a total waste of money, do not buy it, I want a refund",
             "this game is a total waste of money: do not buy it! I want my refund",
@@ -162,6 +162,7 @@ def test_near_duplicates_have_fingerprints_near_each_other() -> None:
             "...",
             None,
         ]
-    ).tolist()
-    assert distance(one, two) <= 12 < distance(one, other)
-    assert nothing == missing == 0
+    )
+    near, far = bit_counts(fingerprints[1:3] ^ fingerprints[0])
+    assert near <= 12 < far
+    assert fingerprints[3:].tolist() == [0, 0]

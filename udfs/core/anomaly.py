@@ -11,9 +11,9 @@ tail probability of the record; the score is one minus it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from river import anomaly
 
@@ -65,8 +65,7 @@ class Finding:
         return "low" if self.recent_mean < middle else "high"
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """What a record was found to be.
 
     Attributes
@@ -114,6 +113,8 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         The tail probability is multiplied by at most so much for small ones having been frequent.
     event_weight
         Of the records of an event but its first, 0 to 1.
+    upward
+        Names of features of which only more than usual is unusual, not less.
     has_points
         Look at single values.
     has_predictions
@@ -155,6 +156,7 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         hold: int = 0,
         most_correction: float = math.inf,
         event_weight: float = 0.05,
+        upward: Collection[str] = (),
         has_points: bool = True,
         has_predictions: bool = True,
         has_spread: bool = True,
@@ -175,6 +177,7 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         self.hold = hold
         self.most_correction = most_correction
         self.event_weight = event_weight
+        self.upward = frozenset(upward)
         self.has_points = has_points
         self.has_predictions = has_predictions
         self.has_spread = has_spread
@@ -228,7 +231,7 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
         for name, value in _numbers(x):
             feature = self._features.get(name)
             if feature is None:
-                feature = self._features[name] = Feature(self)
+                feature = self._features[name] = Feature(name, self)
             features[name] = feature
             looked[name] = feature.look(value, time_s)
             probabilities += looked[name]
@@ -280,7 +283,7 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._features = {name: Feature(self, saved) for name, saved in state["features"].items()}
+        self._features = {name: Feature(name, self, saved) for name, saved in state["features"].items()}
         self._event = _Event(state["event"])
         self._correction = _Correction(self.memory, state["correction"])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from udfs.core.anomaly import Finding
 
@@ -31,8 +31,7 @@ _WORDS: Mapping[str, tuple[str, Callable[[float], str] | None]] = {
 Explanation = Mapping[str, Mapping[str, float | str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Recent:
+class Recent(NamedTuple):
     """One of the newest reviews of a category; times in milliseconds since the epoch.
 
     `near_duplicates` counts the recent bodies that its own is nearly the same as.
@@ -182,7 +181,7 @@ def to_json(document: object) -> str:
 
 def newest_state(newest: Iterable[Recent]) -> list[dict[str, object]]:
     """Return reviews as JSON values, such that `Recent(**value)` is the review."""
-    return [asdict(each) for each in newest]
+    return [each._asdict() for each in newest]
 
 
 def _change(name: str, part: Mapping[str, float | str]) -> str:

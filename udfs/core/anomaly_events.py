@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from udfs.core.anomaly import AnomalyDetector
 from udfs.core.anomaly_alerts import Recent, alert_message, explain, newest_state, to_json
@@ -30,8 +30,7 @@ class StateVersionError(ValueError):
     """The state is of a version that this release does not read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What a review tells about its category.
 
     Attributes

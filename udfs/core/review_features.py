@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -19,7 +18,7 @@ RECENT_BODIES = 200
 NEAR_BITS = 12
 """Bodies are near duplicates if so few of the 64 bits of their fingerprints differ."""
 
-_MOST_COUNTED, _ALLOWANCE, _MOST_REPEATED = 8, 1.5, 60.0
+_MOST_COUNTED, _ALLOWANCE, _MOST_REPEATED = 8, 0.75, 30.0
 
 _RATE_REVIEWS = 20
 _LEAST_SPAN_S = 0.001
@@ -27,8 +26,7 @@ _USUAL_RATING_REVIEWS = 2_000
 _BODIES_AT_ONCE = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(NamedTuple):
     """The features of a review, and how many recent bodies its own is a near duplicate of."""
 
     x: dict[str, float]
@@ -42,8 +40,8 @@ class ReviewFeatures:
     `log_body_length`: ln(1 + characters). `log_arrival_rate`: ln of reviews a second, over the
     last 20, by the latest event time so far. `near_duplicates`: a cumulative sum (E. S. Page,
     "Continuous Inspection Schemes", Biometrika, 1954) of how many of the last 200 bodies are near
-    duplicates of each, at most 8, less 1.5: it stays about 0 as long as people find their own
-    words, and grows by what a campaign repeats.
+    duplicates of each, a half of at most 8, less 0.75: it stays about 0 as long as people find
+    their own words, and grows by what a campaign repeats.
 
     Notes
     -----
@@ -83,7 +81,7 @@ class ReviewFeatures:
         latest.append(now_ms)
 
         if near is not None:
-            grown = self._repeated + min(near, _MOST_COUNTED) - _ALLOWANCE
+            grown = self._repeated + min(near, _MOST_COUNTED) / 2 - _ALLOWANCE
             self._repeated = max(0.0, min(_MOST_REPEATED, grown))
         x["near_duplicates"] = self._repeated
         return Observed(x, near or 0)
@@ -131,6 +129,7 @@ def make_review_detector(*, warm_up: int = 150) -> AnomalyDetector:
         least_scale=0.3,
         hold=150,
         event_weight=0.0,
+        upward=("near_duplicates",),
         most_correction=1.0,
         has_predictions=False,
         has_spread=False,

@@ -33,7 +33,7 @@ _FARTHEST = 1e6
 
 _FIRST_BINNED = 8  # before, location and scale mean nothing
 _MIN_COUNT = 60
-_REFIT_EARLY, _REFIT_EARLY_UNTIL, _REFIT = 8, 400, 32
+_REFIT_EARLY, _REFIT_EARLY_UNTIL, _REFIT = 8, 400, 64
 _FADE_SLACK = 1.02
 
 _SEEN = 3.0  # so many of the past must be as far out, or the tail is extrapolated

@@ -43,6 +43,7 @@ class Options(Protocol):
     clip: float
     least_scale: float
     hold: int
+    upward: frozenset[str]
     has_points: bool
     has_predictions: bool
     has_spread: bool
@@ -58,8 +59,11 @@ class Feature:
     `look` without a trace.
     """
 
-    def __init__(self, options: Options, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, options: Options, state: Mapping[str, Any] | None = None
+    ) -> None:
         self._options = options
+        self._is_upward = name in options.upward
         saved = state or {}
         self._n: int = saved.get("n", 0)
         self._averages = _Averages(saved.get("averages"))
@@ -126,6 +130,8 @@ class Feature:
         elif weight:
             self._learn(seen, weight)
         for window in self._windows:
+            # Also where nothing of an event is learned: it must not last because the stream is not
+            # quite what it was.
             window.append(entering)
         if options.has_predictions or options.has_spread:
             self._averages.learn(value)
@@ -237,7 +243,10 @@ class Feature:
         for name, statistic in seen.items():
             tail = self._tails.get(name)
             if tail is not None and tail.n >= least and (is_level_seen or name != "level"):
-                weighed.append(tail.probability(statistic))
+                probability = tail.probability(statistic)
+                if self._is_upward:
+                    probability = probability / 2 if statistic > tail.location else 1.0
+                weighed.append(probability)
         return weighed
 
 
@@ -287,7 +296,7 @@ class _Averages:
 class _Window:
     """Newest values, their mean, and a fading mean of those before."""
 
-    __slots__ = ("_before", "_rate", "_since", "_sum", "_values", "length")
+    __slots__ = ("_left", "_rate", "_since", "_sum", "_values", "before", "length")
 
     def __init__(self, length: int, state: Mapping[str, Any] | None = None) -> None:
         self.length = length
@@ -296,13 +305,8 @@ class _Window:
         self._values = deque[float](saved["values"], maxlen=length)
         self._sum: float = saved["sum"]
         self._since: int = saved["since"]
-        self._before = (float(saved["before"][0]), int(saved["before"][1]))
-
-    @property
-    def before(self) -> float:
-        """The fading mean of what has left the window; until then, of what it holds."""
-        mean, count = self._before
-        return mean if count else self._sum / max(1, len(self._values))
+        # The fading mean of what has left the window, and how many have; until then, of what it holds.
+        self.before, self._left = float(saved["before"][0]), int(saved["before"][1])
 
     def mean_with(self, value: float) -> float | None:
         """Return the mean with a value in the place of the oldest; None until it is full."""
@@ -314,9 +318,10 @@ class _Window:
         values = self._values
         if len(values) == self.length:
             leaving = values[0]
-            mean, count = self._before
-            rate = max(1 / (count + self.length), self._rate) if count else 1.0
-            self._before = (mean + rate * (leaving - mean), count + 1)
+            left = self._left
+            rate = max(1 / (left + self.length), self._rate) if left else 1.0
+            self.before += rate * (leaving - self.before)
+            self._left = left + 1
             self._sum -= leaving
         values.append(value)
         self._sum += value
@@ -324,13 +329,15 @@ class _Window:
         if self._since >= self.length:
             # What rounding has left.
             self._sum, self._since = math.fsum(values), 0
+        if not self._left:
+            self.before = self._sum / len(values)
 
     def state(self) -> dict[str, Any]:
         return {
             "values": list(self._values),
             "sum": self._sum,
             "since": self._since,
-            "before": list(self._before),
+            "before": [self.before, self._left],
         }
 
 
