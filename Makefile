@@ -21,7 +21,7 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)")
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help tools setup lock lint typecheck check-deploy check-template check-workflows check-manifests \
-	check-secrets test test-faults bench-baseline bench-scoring bench-metrics run cluster submit stop \
+	check-secrets test test-faults bench-baseline bench-scoring bench-metrics bench-anomaly run cluster submit stop \
 	container-model package verify-package clean
 
 help: ## list the targets
@@ -81,6 +81,9 @@ bench-scoring: setup $(MODEL) ## the async UDF beside one call a review; 8 minut
 
 bench-metrics: setup ## windows of sketches: rates, error, state; 12 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks metrics $(ARGS)
+
+bench-anomaly: setup ## detectors side by side, calibration, rates; 15 minutes (ARGS=--help: more)
+	@$(BIN)/python -m tests.benchmarks anomaly $(ARGS)
 
 run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)

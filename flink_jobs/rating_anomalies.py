@@ -59,18 +59,10 @@ def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> State
 def create_views(t_env: StreamTableEnvironment, threshold: float, warm_up_reviews: int) -> None:
     """Define the transform from the view `unique_reviews` to rows of the sinks.
 
-    Views: `judged_reviews` (see `JUDGED_REVIEW`), `anomaly_rows` in the sink's columns,
-    `unpublished_rows` in those of `dead_letters`. The SQL functions `publish_alert` and
-    `digest_payload` must be there; `gather_reviews` is defined.
+    Views: those of `create_anomaly_rows`, and `unpublished_rows` in the columns of `dead_letters`.
+    The SQL functions `publish_alert` and `digest_payload` must be there.
     """
-    t_env.create_temporary_system_function("gather_reviews", gather_reviews())
-    t_env.create_temporary_view(
-        "judged_reviews", _judged_reviews(t_env, TrackAnomalies(threshold, warm_up_reviews))
-    )
-    columns = streams.names(streams.RATING_ANOMALY).replace(
-        "event_time", "TO_TIMESTAMP_LTZ(event_time_ms, 3) AS event_time"
-    )
-    t_env.execute_sql(f"CREATE TEMPORARY VIEW anomaly_rows AS SELECT {columns} FROM judged_reviews")
+    create_anomaly_rows(t_env, threshold, warm_up_reviews)
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unpublished_rows AS
         SELECT {streams.names(streams.SOURCE_ID)}, 'publish' AS stage, reason, message, attempts,
@@ -84,6 +76,23 @@ def create_views(t_env: StreamTableEnvironment, threshold: float, warm_up_review
                 SELECT *, publish_alert(event_id, alert) AS published
                 FROM judged_reviews WHERE alert IS NOT NULL)
             WHERE published.reason IS NOT NULL)""")
+
+
+def create_anomaly_rows(
+    t_env: StreamTableEnvironment, threshold: float, warm_up_reviews: int
+) -> None:
+    """Define `judged_reviews` (see `JUDGED_REVIEW`) and `anomaly_rows` in the sink's columns.
+
+    From the view `unique_reviews`. Defines the SQL function that it needs.
+    """
+    t_env.create_temporary_system_function("gather_reviews", gather_reviews())
+    t_env.create_temporary_view(
+        "judged_reviews", _judged_reviews(t_env, TrackAnomalies(threshold, warm_up_reviews))
+    )
+    columns = streams.names(streams.RATING_ANOMALY).replace(
+        "event_time", "TO_TIMESTAMP_LTZ(event_time_ms, 3) AS event_time"
+    )
+    t_env.execute_sql(f"CREATE TEMPORARY VIEW anomaly_rows AS SELECT {columns} FROM judged_reviews")
 
 
 def _judged_reviews(t_env: StreamTableEnvironment, track_anomalies: TrackAnomalies) -> Table:

@@ -26,7 +26,7 @@ from tests.benchmarks.machine import commit, machine, versions
 
 RESULTS = Path("build/bench")
 DOCS = Path("docs/benchmarks.md")
-NAMES = ("baseline", "scoring", "metrics")
+NAMES = ("baseline", "scoring", "metrics", "anomaly")
 """All benchmarks: modules of this package that hold a `BENCHMARK`."""
 
 cli = typer.Typer(add_completion=False, rich_markup_mode="markdown", no_args_is_help=True)
@@ -82,6 +82,13 @@ _add_command(
     example="average,windows",
     default_seconds=4.0,
     default_warm_up=3.0,
+)
+_add_command(
+    "anomaly",
+    "Detectors side by side, calibration, and rates; about fifteen minutes.",
+    example="keyed_noop,anomalies",
+    default_seconds=6.0,
+    default_warm_up=6.0,
 )
 
 

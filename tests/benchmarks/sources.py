@@ -51,6 +51,8 @@ _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
 _EVENT_MS = f"{_BASE_MS} + f0 / {REVIEWS_PER_S // 1000}"
 _SHARD = "shardId-000000000000"
 _BODIES = 64
+# Consecutive numbers times this differ in about half of their bits.
+_ODD = 6_364_136_223_846_793_005
 _SEED = 1
 
 
@@ -95,15 +97,21 @@ def create_read_reviews(t_env: Any, ids: int | None = None) -> None:
     number = "number" if ids is None else f"MOD(number, {ids})"
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW scored_reviews AS
-        SELECT 'reviews' AS source_stream, '{_SHARD}' AS source_shard,
+        SELECT {_column('reviews')} AS source_stream, {_column(_SHARD)} AS source_shard,
                CAST(number AS STRING) AS source_sequence_number,
                'R' || CAST(number AS STRING) AS review_id,
                CAST(1 + MOD(number * 7, 5) AS INT) AS star_rating,
                {_one_of(CATEGORIES)} AS product_category,
                CAST(20 + MOD(number, 400) AS INT) AS body_length, event_time_ms, event_time,
+               number * {_ODD} AS simhash, 'R' || CAST(number AS STRING) AS excerpt,
                event_time AS arrival_time, CAST({payload} AS BYTES) AS payload, 'one' AS reader,
                CAST(NULL AS STRING) AS reason, CAST(NULL AS STRING) AS message
         FROM (SELECT {number} AS number, event_time_ms, event_time FROM numbers)""")
+
+
+def _column(text: str) -> str:
+    """Return SQL of the same text in every row: a literal would be no column for a function."""
+    return f"CASE WHEN number < 0 THEN '' ELSE '{text}' END"
 
 
 def create_reviews(t_env: Any) -> None:
