@@ -29,7 +29,8 @@ def create_unique_reviews(t_env: TableEnvironment, records: str = "scored_review
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unique_reviews AS
         SELECT {streams.names(streams.SOURCE_ID)}, review_id, star_rating, product_category,
-               body_length, event_time_ms, simhash, excerpt, event_time, arrival_time, payload, reader
+               body_length, event_time_ms, simhash, excerpt, event_time, arrival_time,
+               payload, reader
         FROM (
             SELECT *, ROW_NUMBER() OVER (
                 PARTITION BY {streams.names(streams.SOURCE_ID)} ORDER BY PROCTIME() ASC

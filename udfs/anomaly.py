@@ -1,4 +1,4 @@
-"""Flink wrappers of `udfs.core.anomaly_events`: reviews gathered by category, and judged in state."""
+"""Flink wrappers of `udfs.core.anomaly_events`: reviews gathered by category, judged in state."""
 
 import pickle
 from collections.abc import Callable, Iterator

@@ -34,8 +34,9 @@ SCORED_RECORD = DataTypes.ROW(
 """A scored review (`reason` NULL), or why the record is none.
 
 One that is none has the source_id of the record itself and its arrival time. `watermark_ms` is NULL
-but in the last row of a batch. `simhash`, the fingerprint of the body, and `excerpt`, its beginning,
-are NULL unless they were asked for. `reader` names the subtask and its run: another one after a restart.
+but in the last row of a batch. `simhash`, the fingerprint of the body, and `excerpt`, how it
+begins, are NULL unless they were asked for. `reader` names the subtask and its run: another one
+after a restart.
 """
 
 EXCERPT_CHARACTERS = 160

@@ -29,7 +29,9 @@ def _source(parameters: Parameters) -> StatementSet:
     columns = (("product_category", "STRING"), ("review_id", "STRING"), ("simhash", "BIGINT"))
     t_env.execute_sql(sources.blackhole("sink", columns))
     statements = t_env.create_statement_set()
-    statements.add_insert_sql(f"INSERT INTO sink SELECT {streams.names(columns)} FROM scored_reviews")
+    statements.add_insert_sql(
+        f"INSERT INTO sink SELECT {streams.names(columns)} FROM scored_reviews"
+    )
     return statements
 
 

@@ -97,7 +97,7 @@ def create_read_reviews(t_env: Any, ids: int | None = None) -> None:
     number = "number" if ids is None else f"MOD(number, {ids})"
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW scored_reviews AS
-        SELECT {_column('reviews')} AS source_stream, {_column(_SHARD)} AS source_shard,
+        SELECT {_column("reviews")} AS source_stream, {_column(_SHARD)} AS source_shard,
                CAST(number AS STRING) AS source_sequence_number,
                'R' || CAST(number AS STRING) AS review_id,
                CAST(1 + MOD(number * 7, 5) AS INT) AS star_rating,

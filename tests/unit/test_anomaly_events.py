@@ -16,13 +16,13 @@ from udfs.core.scored_records import ScoredReview
 from udfs.core.simhash import bit_counts, simhash
 
 THRESHOLD = 0.9999
-FIXTURE = Path(__file__).parent / "anomaly_state_v2.json"
+SAVED = Path(__file__).parent / "saved"
 
 
 def review(number: int, star_rating: int, body_length: int, fingerprint: int) -> ScoredReview:
     return ScoredReview(
         "reviews", "s", str(number), f"R{number}", star_rating, "Café", body_length,
-        number * 2_000, fingerprint,
+        number * 2_000, fingerprint, "All of it",
     )  # fmt: skip
 
 
@@ -80,14 +80,20 @@ def test_an_alert_reads_well_and_parses() -> None:
     alert = json.loads(judgement.alert or "")
     assert alert["event_id"] == judgement.event_id == "Café-1"
     assert alert["anomaly_score"] == judgement.anomaly_score >= alert["threshold"] == THRESHOLD
-    assert alert["summary"].startswith("Reviews of Café have changed: ")
     assert alert["severity"] in ("notable", "serious", "critical")
+    assert alert["summary"].startswith(
+        f"{alert['severity'].capitalize()}: reviews of Café have changed: "
+    )
     assert alert["explanation"] == json.loads(judgement.explanation or "")
     shares = [part["share"] for part in alert["explanation"].values()]
     assert sum(shares) == pytest.approx(1, abs=0.01)
     assert shares == sorted(shares, reverse=True)
-    assert [each["review_id"] for each in alert["newest_reviews"]][-1] == alert["review_id"]
-    assert len(alert["newest_reviews"]) == 5
+    assert alert["records"]["reviews"] == 30
+    assert alert["records"]["last"]["review_id"] == alert["review_id"]
+    # Of the newest 30 those that show it: from the campaign alone, though it has just begun.
+    assert len(alert["examples"]) == 5
+    assert all(int(each["review_id"][1:]) >= 600 for each in alert["examples"])
+    assert all(each["excerpt"] == "All of it" for each in alert["examples"])
 
 
 def test_state_goes_on_where_it_was_and_is_tens_of_kilobytes() -> None:
@@ -108,7 +114,7 @@ def test_state_goes_on_where_it_was_and_is_tens_of_kilobytes() -> None:
 def test_state_that_was_written_before_is_read() -> None:
     """The file was written by `dump` after `usual(400)`, and is never written again."""
     tracker, now = new_tracker(), new_tracker()
-    tracker.load(FIXTURE.read_bytes())
+    tracker.load((SAVED / "anomaly-2.json").read_bytes())
     tracked(now, usual(400))
     following = [*usual(100, seed=4, start=400), *campaign(40, start=500)]
     found = tracked(tracker, following)
@@ -118,9 +124,18 @@ def test_state_that_was_written_before_is_read() -> None:
 
 def test_state_of_another_version_is_refused() -> None:
     tracker = new_tracker()
-    other = json.dumps(json.loads(tracker.dump()) | {"version": 1}).encode()
-    with pytest.raises(StateVersionError, match="version 1; this release reads 2"):
+    other = json.dumps(json.loads(tracker.dump()) | {"version": 3}).encode()
+    with pytest.raises(StateVersionError, match="version 3; this release reads 1 and 2"):
         tracker.load(other)
+
+
+def test_of_the_first_version_event_ids_go_on() -> None:
+    """The file was written by the first version, after an event."""
+    tracker = new_tracker()
+    tracker.load((SAVED / "anomaly-1.json").read_bytes())
+    found = tracked(tracker, [*usual(600), *campaign(60, start=600)])
+    assert {each.anomaly_score for each in found[:100]} == {0.0}
+    assert alerts(found) == ["Café-2"]
 
 
 @pytest.mark.parametrize("kind", ["identical", "paraphrased"])
@@ -134,18 +149,20 @@ def test_a_campaign_is_found_and_bad_luck_is_not(kind: str) -> None:
         number
         for number, (each, fingerprint) in enumerate(zip(stream, fingerprints, strict=True))
         if tracker.track(
-            ScoredReview(
-                "reviews",
-                "s",
-                str(number),
-                "R",
-                each.star_rating,
-                "Gift_Card",
-                len(each.body),
-                each.event_time_ms,
-                fingerprint,
-            )
-        ).alert
+            [
+                ScoredReview(
+                    "reviews",
+                    "s",
+                    str(number),
+                    "R",
+                    each.star_rating,
+                    "Gift_Card",
+                    len(each.body),
+                    each.event_time_ms,
+                    fingerprint,
+                )
+            ]
+        )[0].alert
     ]
     of_burst = [number for number, each in enumerate(stream) if each.burst]
     # With little history a chance likeness is news; from the 700th review on nothing but the burst.

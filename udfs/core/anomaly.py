@@ -283,7 +283,9 @@ class AnomalyDetector(anomaly.base.AnomalyDetector):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self._features = {name: Feature(name, self, saved) for name, saved in state["features"].items()}
+        self._features = {
+            name: Feature(name, self, saved) for name, saved in state["features"].items()
+        }
         self._event = _Event(state["event"])
         self._correction = _Correction(self.memory, state["correction"])
 

@@ -169,9 +169,14 @@ def summary(product_category: str, how_serious: str, explanation: Explanation) -
 def examples(explanation: Explanation, newest: Sequence[Recent]) -> list[Recent]:
     """Return the reviews that show best what has changed the most; of equal ones the newest."""
     name, part = next(iter(explanation.items()))
-    shows = _SHOWS.get(name, lambda review: review.event_time_ms)
+    shows = _SHOWS.get(name, _arrival)
     sign = 1 if part["direction"] == "low" else -1
-    return sorted(reversed(newest), key=lambda review: sign * shows(review))[:EXAMPLES]
+    latest_first = newest[::-1]
+    return sorted(latest_first, key=lambda review: sign * shows(review))[:EXAMPLES]
+
+
+def _arrival(review: Recent) -> float:
+    return review.event_time_ms
 
 
 def to_json(document: object) -> str:

@@ -59,7 +59,7 @@ def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
 
 
 def bit_counts(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return how many of the 64 bits of each number are 1: of `one ^ other`, in how many they differ.
+    """Return how many of the 64 bits of each number are 1; of `one ^ other`: how many differ.
 
     Bits are added in ever wider groups (H. S. Warren, "Hacker's Delight", 2012, chapter 5).
 
@@ -70,4 +70,5 @@ def bit_counts(numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
     pairs = bits - ((bits >> _U64(1)) & _U64(0x5555555555555555))
     fours = (pairs & _U64(0x3333333333333333)) + ((pairs >> _U64(2)) & _U64(0x3333333333333333))
     eights = (fours + (fours >> _U64(4))) & _U64(0x0F0F0F0F0F0F0F0F)
-    return ((eights * _U64(0x0101010101010101)) >> _U64(56)).astype(np.uint8)
+    counts: NDArray[np.uint64] = (eights * _U64(0x0101010101010101)) >> _U64(56)
+    return counts.astype(np.uint8)

@@ -59,9 +59,7 @@ class Feature:
     `look` without a trace.
     """
 
-    def __init__(
-        self, name: str, options: Options, state: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, options: Options, state: Mapping[str, Any] | None = None) -> None:
         self._options = options
         self._is_upward = name in options.upward
         saved = state or {}
@@ -166,7 +164,9 @@ class Feature:
     def examine(self, value: float, time_s: float | None) -> tuple[list[float], Told]:
         """Return `probabilities` and what `told` would after `look`, without a trace."""
         seen = self._look(value, time_s)
-        return self._weigh(seen) if self._n >= self._options.warm_up else [], self._tell(value, seen)
+        return self._weigh(seen) if self._n >= self._options.warm_up else [], self._tell(
+            value, seen
+        )
 
     def _tell(self, value: float, seen: Mapping[str, float]) -> Told:
         best, before, mean, tail = 2.0, 0.0, value, None
@@ -305,7 +305,7 @@ class _Window:
         self._values = deque[float](saved["values"], maxlen=length)
         self._sum: float = saved["sum"]
         self._since: int = saved["since"]
-        # The fading mean of what has left the window, and how many have; until then, of what it holds.
+        # The fading mean of what has left the window (before, of what it holds); how many have.
         self.before, self._left = float(saved["before"][0]), int(saved["before"][1])
 
     def mean_with(self, value: float) -> float | None:
