@@ -346,7 +346,7 @@ class _Correction:
     """How much more often than it should the stream has had small tail probabilities.
 
     The harmonic mean is nearly exact, the tails are estimates: what they amount to is counted at a
-    few levels, and the largest ratio corrects what comes.
+    few levels, and the second largest ratio corrects what comes.
     """
 
     __slots__ = ("_counts", "_factor", "_memory", "_n")
@@ -355,7 +355,7 @@ class _Correction:
         self._memory = memory
         self._n: float = state["n"] if state else 0.0
         self._counts: list[float] = list(state["counts"]) if state else [0.0] * len(_LEVELS)
-        self._factor = self._largest_ratio()
+        self._factor = self._ratio()
 
     def corrected(self, probability: float, most: float) -> float:
         factor = min(most, self._factor)
@@ -372,17 +372,21 @@ class _Correction:
             fading = self._memory / self._n
             self._n *= fading
             self._counts = [count * fading for count in self._counts]
-        self._factor = self._largest_ratio()
+        self._factor = self._ratio()
 
     def state(self) -> dict[str, Any]:
         return {"n": self._n, "counts": self._counts}
 
-    def _largest_ratio(self) -> float:
-        ratios = (
-            (count + _LEVEL_PRIOR) / (self._n * level + _LEVEL_PRIOR)
-            for count, level in zip(self._counts, _LEVELS, strict=True)
+    def _ratio(self) -> float:
+        # The largest of several that are estimated is too large on average.
+        _, second, *_ = sorted(
+            [
+                (count + _LEVEL_PRIOR) / (self._n * level + _LEVEL_PRIOR)
+                for count, level in zip(self._counts, _LEVELS, strict=True)
+            ],
+            reverse=True,
         )
-        return max(_LEAST_CORRECTION, *ratios)
+        return second if second > _LEAST_CORRECTION else _LEAST_CORRECTION
 
 
 def _numbers(x: Mapping[str, float]) -> Iterable[tuple[str, float]]:

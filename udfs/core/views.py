@@ -76,6 +76,7 @@ class Feature:
         # What is not yet part of the past: it may turn out to be how an anomaly begins.
         self._held = deque[dict[str, float]](saved.get("held", ()))
         self._names = [f"window_{each}" for each in options.windows]
+        self._least = _VIEW_WARM_UP * options.warm_up
         # Even without a view of its own it says what enters a window.
         self._has_level = options.has_points or options.clip < math.inf
         self._value = 0.0
@@ -237,16 +238,16 @@ class Feature:
         return seen
 
     def _weigh(self, seen: Mapping[str, float]) -> list[float]:
-        is_level_seen = self._options.has_points
-        least = _VIEW_WARM_UP * self._options.warm_up
+        tails, least = self._tails, self._least
         weighed = []
         for name, statistic in seen.items():
-            tail = self._tails.get(name)
-            if tail is not None and tail.n >= least and (is_level_seen or name != "level"):
-                probability = tail.probability(statistic)
-                if self._is_upward:
-                    probability = probability / 2 if statistic > tail.location else 1.0
-                weighed.append(probability)
+            tail = tails.get(name)
+            if tail is None or tail.n < least:
+                continue
+            probability = tail.probability(statistic)
+            if self._is_upward:
+                probability = probability / 2 if statistic > tail.location else 1.0
+            weighed.append(probability)
         return weighed
 
 
