@@ -1,7 +1,7 @@
 """What a benchmark leaves: a JSON document, a table, and its part of docs/benchmarks.md."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -152,16 +152,34 @@ def markdown(result: Document) -> str:
 
 def _figures(result: Document) -> list[str]:
     """Return the lines of what was measured besides, and an empty one; nothing if there is none."""
-    found = []
-    for name in result.get("figures", []):
-        figure = result[name]
-        parts = figure.items() if isinstance(figure, Mapping) else [("", figure)]
-        found += [
-            f"| `{name}`{key and f' {key}'} | {value:,} |"
-            for key, value in parts
-            if isinstance(value, int | float)
-        ]
+    found = [
+        f"| `{name}`{words} | {_figure(value)} |"
+        for name in result.get("figures", [])
+        for words, value in _leaves(result[name])
+    ]
     return ["| figure | |", "|---|---:|", *found, ""] if found else []
+
+
+def _leaves(figure: object, words: str = "") -> Iterator[tuple[str, bool | int | float]]:
+    if isinstance(figure, Mapping):
+        for key, value in figure.items():
+            yield from _leaves(value, f"{words} {key}")
+    elif isinstance(figure, bool | int | float):
+        yield words, figure
+
+
+def _figure(value: bool | int | float) -> str:
+    """Return integers as they are, of others four significant digits.
+
+    >>> _figure(1_861_198.93), _figure(0.015512), _figure(57_393), _figure(True)
+    ('1,861,000', '0.01551', '57,393', 'yes')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    rounded = float(f"{value:.4g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1_000 else f"{rounded:g}"
 
 
 def with_figures(text: str, result: Document) -> str:

@@ -138,10 +138,15 @@ def test_the_markdown_has_a_row_for_each_variant_and_how_it_was_made() -> None:
 
 
 def test_the_markdown_has_what_was_measured_besides() -> None:
-    further = {"latency_ms": {"p50": 1234.5, "parts": [{"p50": 1.0}]}, "speedup": 210.0}
+    further = {
+        "latency_ms": {"p50": 1234.4, "parts": [{"p50": 1.0}]},
+        "speedup": 210.0,
+        "rivals": {"other": {"recall": 0.66}},
+    }
     lines = markdown(result(**further, figures=[*further])).splitlines()
-    assert "| `latency_ms` p50 | 1,234.5 |" in lines
-    assert "| `speedup` | 210.0 |" in lines
+    assert "| `latency_ms` p50 | 1,234 |" in lines
+    assert "| `speedup` | 210 |" in lines
+    assert "| `rivals` other recall | 0.66 |" in lines
     assert not any("parts" in line for line in lines)
 
 

@@ -136,12 +136,14 @@ def test_a_score_is_a_probability_whatever_comes(values: list[float]) -> None:
         assert all(0.0 <= score <= 1.0 for score in found)
 
 
+# Of a million records: a minute on a busy machine.
+@pytest.mark.timeout(400)
 def test_memory_is_bounded(make: Callable[[], AnomalyDetector]) -> None:
     detector, rng = make(), random.Random(3)
     sizes = []
-    for number in range(30_000):
+    for number in range(1_000_000):
         # Ever new values, out to ever larger ones: nothing to be found twice.
         detector.observe_one({"value": rng.gauss(0, 1) * 1.0005 ** min(number, 60_000)})
-        if number % 3_000 == 2_999:
+        if number % 100_000 == 20_000:
             sizes.append(len(pickle.dumps(detector)))
-    assert max(sizes[1:]) < 1.2 * sizes[0] + 2_000, sizes
+    assert max(sizes[1:]) < 1.2 * sizes[0], sizes
