@@ -4,14 +4,14 @@ The reviews are made in the JVM: what it costs to read records is in the benchma
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from pyflink.common import Types
 from pyflink.table import StatementSet
 
 from flink_jobs import rating_anomalies, scored_reviews, streams
-from tests.benchmarks import sources
-from tests.benchmarks.baseline import Count
+from tests.benchmarks import report, sources
+from tests.benchmarks.baseline import count_by_category
 from tests.benchmarks.bench import Benchmark, Parameters, Variant
 from tests.benchmarks.environment import create_environment
 
@@ -37,16 +37,7 @@ def _source(parameters: Parameters) -> StatementSet:
 
 def _keyed_noop(parameters: Parameters) -> StatementSet:
     t_env, _ = _environment(parameters)
-    counted = (
-        t_env.to_data_stream(t_env.sql_query("SELECT product_category FROM scored_reviews"))
-        .key_by(lambda review: review[0])
-        .process(Count(), output_type=Types.ROW_NAMED(["product_category"], [Types.STRING()]))
-    )
-    t_env.create_temporary_view("counted", t_env.from_data_stream(counted))
-    t_env.execute_sql(sources.blackhole("sink", (("product_category", "STRING"),)))
-    statements = t_env.create_statement_set()
-    statements.add_insert_sql("INSERT INTO sink SELECT * FROM counted")
-    return statements
+    return count_by_category(t_env, "scored_reviews")
 
 
 def _anomalies(parameters: Parameters, *, has_dedupe: bool = False) -> StatementSet:
@@ -65,18 +56,9 @@ def _anomalies(parameters: Parameters, *, has_dedupe: bool = False) -> Statement
     return statements
 
 
-def _deduplicated(parameters: Parameters) -> StatementSet:
-    return _anomalies(parameters, has_dedupe=True)
-
-
 def figures(cluster: Any, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return rates by the names that readers look for, the state, and what the detectors found."""
-    rows = {row["variant"]: row for row in result["rows"]}
-
-    def median(variant: str, figure: str = "records_per_s") -> float | None:
-        found = rows.get(variant, {}).get(figure)
-        return found and round(found["median"], 4)
-
+    median = partial(report.median, result)
     # Here, for the workers of the jobs do not have it.
     from tests.anomalies import quality
 
@@ -101,7 +83,9 @@ BENCHMARK = Benchmark(
         "source": Variant("source: reviews as they are read", _source, "keyed_noop"),
         "keyed_noop": Variant("empty keyed function, a review at a time", _keyed_noop),
         "anomalies": Variant("ours: reviews gathered, judged, told", _anomalies, "keyed_noop"),
-        "anomalies_deduplicated": Variant("ours, with dedupe", _deduplicated, "keyed_noop"),
+        "anomalies_deduplicated": Variant(
+            "ours, with dedupe", partial(_anomalies, has_dedupe=True), "keyed_noop"
+        ),
     },
     others={"state": Variant("reviews judged, for the size of the state", _anomalies)},
     figures=figures,

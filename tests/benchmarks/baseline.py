@@ -86,8 +86,13 @@ def _window(parameters: Parameters, aggregate: str, sql_type: str) -> StatementS
 def _keyed(parameters: Parameters) -> StatementSet:
     t_env, _ = create_environment(parameters, _PLAIN)
     sources.create_rated_reviews(t_env)
+    return count_by_category(t_env, "rated_reviews")
+
+
+def count_by_category(t_env: Any, reviews: str) -> StatementSet:
+    """Return a job that hands the categories of a view through an empty keyed function."""
     counted = (
-        t_env.to_data_stream(t_env.sql_query("SELECT product_category FROM rated_reviews"))
+        t_env.to_data_stream(t_env.sql_query(f"SELECT product_category FROM {reviews}"))
         .key_by(lambda review: review[0])
         .process(Count(), output_type=Types.ROW_NAMED(["product_category"], [Types.STRING()]))
     )

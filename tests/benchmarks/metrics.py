@@ -12,7 +12,7 @@ from pyflink.table import StatementSet
 
 from flink_jobs import review_metrics, scored_reviews, streams
 from flink_jobs.config import WindowsConfig
-from tests.benchmarks import sources
+from tests.benchmarks import report, sources
 from tests.benchmarks.bench import Benchmark, Parameters, Variant
 from tests.benchmarks.environment import create_environment
 from udfs.core.summaries import Reviews, Summary
@@ -104,12 +104,7 @@ def _insert(t_env: Any, **inserts: tuple[streams.Columns, str]) -> StatementSet:
 
 def figures(cluster: Any, result: Mapping[str, Any]) -> dict[str, Any]:
     """Return rates by the names that readers look for, the error of the counts, and the state."""
-    rows = {row["variant"]: row for row in result["rows"]}
-
-    def median(variant: str, figure: str = "records_per_s") -> float | None:
-        found = rows.get(variant, {}).get(figure)
-        return found and round(found["median"], 4)
-
+    median = partial(report.median, result)
     states = {ids: cluster.state_bytes(f"state_{ids}", 2 * ids + 100_000) for ids in STATE_IDS}
     return {
         "source_per_s": median("source"),

@@ -117,6 +117,14 @@ def table(result: Document) -> Table:
     return shown
 
 
+def median(result: Document, variant: str, figure: str = "records_per_s") -> float | None:
+    """Return the median of a variant's rate or ratio, None where it was not measured."""
+    for row in result["rows"]:
+        if row["variant"] == variant and row[figure]:
+            return round(float(row[figure]["median"]), 4)
+    return None
+
+
 def markdown(result: Document) -> str:
     """Return the figures as docs/benchmarks.md shows them, with how they were made."""
     heads = _heads(result)
