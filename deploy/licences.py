@@ -57,7 +57,7 @@ def licences(
             *_table(python),
             "",
             f"Java libraries, in {run_options['jarfile']}; texts in its META-INF/NOTICE,"
-            " META-INF/LICENSE, META-INF/LICENSE.txt and META-INF/licenses/",
+            " META-INF/NOTICE.txt, META-INF/LICENSE, META-INF/LICENSE.txt and META-INF/licenses/",
             *_table(java),
             "",
         ]

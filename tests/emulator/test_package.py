@@ -1,5 +1,6 @@
 """The zip as `make package` builds it, and what is said when a library is missing from it."""
 
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from rich.console import Console
 
 from deploy import package
 from deploy.libraries import locked_libraries
+from deploy.licences import jar_licences
+from deploy.local.jobs import JAR
 from deploy.verify_package import VerifyError, verify
 
 
@@ -65,6 +68,38 @@ def test_everything_is_in_it_and_nothing_that_the_service_has(built: package.Pac
         assert artifact in licences
 
 
+def test_the_connectors_jar_lists_what_is_bundled_in_it() -> None:
+    listed = {artifact for artifact, _ in jar_licences(JAR)}
+    with zipfile.ZipFile(JAR) as jar:
+        names = jar.namelist()
+        marks = [name for name in names if name.endswith("/pom.properties")]
+        bundled = {
+            ":".join(properties[key] for key in ("groupId", "artifactId", "version"))
+            for properties in (
+                dict(re.findall(r"^(\w+)=(\S+)", jar.read(mark).decode(), re.MULTILINE))
+                for mark in marks
+            )
+        }
+        factories = jar.read("META-INF/services/org.apache.flink.table.factories.Factory").decode()
+    assert "software.amazon.awssdk:firehose:2.20.144" in bundled
+    assert bundled <= listed
+    version = "4.3.0-1.19"
+    assert {
+        f"org.apache.flink:flink-connector-{name}:{version}"
+        for name in ("kinesis", "aws-kinesis-firehose")
+    } <= listed
+    assert len(set(names)) == len(names)
+    classes = [line for line in factories.splitlines() if line and not line.startswith("#")]
+    assert {name.rpartition(".")[2] for name in classes} == {
+        "KinesisDynamicTableFactory",
+        "KinesisDynamicTableSinkFactory",
+        "KinesisFirehoseDynamicTableFactory",
+    }
+    # One copy of the SDK, under a name of its own; none of what Flink has.
+    foreign = ("software/", "com/", "io/", "org/apache/flink/connector/base/", "org/joda/")
+    assert not [name for name in names if name.startswith(foreign)]
+
+
 def test_its_figures_are_those_of_the_file(built: package.Package) -> None:
     assert built.zip_bytes == built.path.stat().st_size < package.MAX_BYTES
     assert built.sha256 == package.sha256(built.path)
@@ -79,7 +114,7 @@ def test_a_zip_that_is_too_large_is_refused(
     built: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(package, "MAX_BYTES", built.zip_bytes - 1)
-    with pytest.raises(package.PackageError, match=r"the service takes 1\d\d; .*lib/flink-aws"):
+    with pytest.raises(package.PackageError, match=r"the service takes \d\d; .*lib/flink-aws"):
         package.check_size(built)
     monkeypatch.setattr(package, "MAX_BYTES", built.zip_bytes)
     package.check_size(built)
