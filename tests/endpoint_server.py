@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from deploy.local.endpoint import create_app
+from deploy.local.endpoint import create_app, create_runner
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def serving(models: Mapping[str, Any], **options: Any) -> Iterator[str]:
     stops: list[asyncio.Event] = []
 
     async def serve() -> None:
-        runner = web.AppRunner(create_app("reviews", models, **options), access_log=None)
+        runner = create_runner(create_app("reviews", models, **options))
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         address.append(f"http://127.0.0.1:{runner.addresses[0][1]}")

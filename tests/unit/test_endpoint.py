@@ -23,7 +23,7 @@ from deploy.local.endpoint import (
 )
 from deploy.model.train import train_and_save
 from tests.endpoint_server import serving
-from udfs.core.scoring import MAX_REQUEST_BYTES
+from udfs.core.invocations import MAX_REQUEST_BYTES
 
 JSON_LINES = "application/jsonlines"
 
@@ -228,8 +228,10 @@ def test_counts():
             "requests": 0,
             "records": 0,
             "by_variant": {"a": 0, "broken": 0},
+            "by_variant_requests": {"a": 0, "broken": 0},
             "errors": 0,
             "served": 0,
+            "most_served": 0,
             "queued": 0,
             "faults": {},
         }
@@ -241,8 +243,10 @@ def test_counts():
             "requests": 4,
             "records": 10,
             "by_variant": {"a": 10, "broken": 0},
+            "by_variant_requests": {"a": 2, "broken": 1},
             "errors": 2,
             "served": 0,
+            "most_served": 1,
             "queued": 0,
             "faults": {},
         }
@@ -337,6 +341,18 @@ def test_the_command_says_that_the_port_is_taken(model_dir):
         result = CliRunner().invoke(cli, ["--port", port, "--model-dir", str(model_dir)])
     assert result.exit_code == 2
     assert f"port {port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_command_names_every_problem_of_the_faults(model_dir):
+    faults = json.dumps(
+        {"latency": 1, "broken_variants": {"five": 500}, "removed_variants": ["six"]}
+    )
+    arguments = ["--port", "0", "--model-dir", str(model_dir), "--faults", faults]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    for part in ("--faults", "latency", "five", "six", "variants: hashing-bayes, tfidf-logistic"):
+        assert part in result.stderr
     assert "Traceback" not in result.stderr
 
 
