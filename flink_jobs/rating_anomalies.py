@@ -42,16 +42,17 @@ def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> State
     ):
         t_env.create_temporary_system_function(name, function)
     for table in (
-        streams.scored_reviews_source(config.aws, config.scored_reviews),
+        streams.scored_records_source(config.aws, config.scored_reviews),
         streams.rating_anomalies_sink(config.aws, config.rating_anomalies),
         streams.dead_letters_sink(config.aws, config.dead_letters),
     ):
         t_env.execute_sql(table.ddl)
-    # The detector and the sinks are planned apart. Through a stream both have the same source; from
-    # the table each would read Kinesis for itself.
-    records = t_env.to_data_stream(t_env.from_path("scored_reviews"))
-    t_env.create_temporary_view("scored_records", records)
-    scored_reviews.create_views(t_env, "scored_records")
+    scored_reviews.create_scored_reviews(t_env)
+    # The detector and the sinks are planned apart. Through a stream both have the same records;
+    # from the view each would have `read_scored` called for itself.
+    read_once = t_env.to_data_stream(t_env.from_path("scored_reviews"))
+    t_env.create_temporary_view("scored_once", read_once)
+    scored_reviews.create_views(t_env, "scored_once")
     create_views(t_env, config.anomalies.threshold, config.anomalies.warm_up_reviews)
     return inserts(t_env)
 

@@ -16,7 +16,7 @@ Batches of reviews are summarised by pane, and the windows of every length merge
 see `udfs.core.summaries` and decision 9.
 """
 
-from pyflink.table import StatementSet, TableEnvironment
+from pyflink.table import StatementSet, StreamTableEnvironment, TableEnvironment
 
 from flink_jobs import scored_reviews, streams
 from flink_jobs.config import ReviewMetricsConfig, WindowsConfig
@@ -28,7 +28,7 @@ from udfs.scored_records import read_scored
 from udfs.summaries import merge_summaries, read_summary, summarise_reviews
 
 
-def build(t_env: TableEnvironment, config: ReviewMetricsConfig) -> StatementSet:
+def build(t_env: StreamTableEnvironment, config: ReviewMetricsConfig) -> StatementSet:
     """Return the job as one statement set, not yet submitted."""
     windows, publishing = config.windows, config.publishing.publishing_options(config.aws)
     for name, function in (
@@ -38,12 +38,13 @@ def build(t_env: TableEnvironment, config: ReviewMetricsConfig) -> StatementSet:
     ):
         t_env.create_temporary_system_function(name, function)
     for table in (
-        streams.scored_reviews_source(config.aws, config.scored_reviews),
+        streams.scored_records_source(config.aws, config.scored_reviews),
         streams.review_metrics_sink(config.aws, config.review_metrics),
         streams.json_lines_delivery("metrics_archive", config.aws, config.metrics_archive),
         streams.dead_letters_sink(config.aws, config.dead_letters),
     ):
         t_env.execute_sql(table.ddl)
+    scored_reviews.create_scored_reviews(t_env)
     scored_reviews.create_views(t_env)
     create_views(t_env, config.windows, config.review_metrics.stream)
     return inserts(t_env)

@@ -1,12 +1,26 @@
 """What the jobs that read `scored-reviews` have in common: each review once, and what is none."""
 
-from pyflink.table import TableEnvironment
+from pyflink.table import Schema, StreamTableEnvironment, TableEnvironment
 
-from flink_jobs import streams
+from flink_jobs import bridges, streams
+
+
+def create_scored_reviews(t_env: StreamTableEnvironment) -> None:
+    """Define the view `scored_reviews`: the table `scored_records`, read by `read_scored`.
+
+    The function must be there. It runs in another task than the source, and gets the records of a
+    shard in their order. The time attribute is `event_time`; its watermark is the function's.
+    """
+    schema = Schema.new_builder()
+    for name, expression in streams.READ_RECORD:
+        schema.column_by_expression(name, expression)
+    schema.watermark(*streams.READ_WATERMARK)
+    columns = [name for name, _ in streams.SCORED_RECORD]
+    bridges.start_task(t_env, "scored_reviews", "scored_records", columns, schema.build())
 
 
 def create_views(t_env: TableEnvironment, records: str = "scored_reviews") -> None:
-    """Define views over `records`: the table `scored_reviews`, or a view with its columns.
+    """Define views over `records`: the view `scored_reviews`, or another with its columns.
 
     `unique_reviews`: the readable records, each source_id once, for as long as the engine's state
     is kept (`table.exec.state.ttl`, the property `repeat_horizon_s`).

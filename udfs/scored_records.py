@@ -8,7 +8,7 @@ import pandas as pd
 from pyflink.table import DataTypes, FunctionContext
 from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, udf
 
-from udfs.core.scored_records import Unreadable, read_with_body
+from udfs.core.scored_records import Unreadable, read_with_details
 from udfs.core.simhash import simhash
 from udfs.core.watermarks import ShardWatermarks, WatermarkOptions
 
@@ -47,10 +47,11 @@ _COLUMNS = SCORED_RECORD.field_names()
 class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     """Vectorised: `(payload BYTES, arrival_time TIMESTAMP_LTZ(3), shard, number) -> SCORED_RECORD`.
 
-    Besides reading the records, it keeps the watermark of the subtask that it runs in, by shard of
-    `reviews` within each shard that is read: what the job before read of several shards in a
-    backlog lies in one shard of `scored-reviews` one after the other. What it keeps is gone after a
-    restart; the watermark then begins anew.
+    Besides reading the records, it keeps the watermark of the subtask that it runs in, by shard and
+    lane of `reviews` within each shard that is read: what the job before read of several shards in
+    a backlog lies in one shard of `scored-reviews` one after the other, and so do the records of
+    its subtasks, each a lane. What it keeps is gone after a restart; the watermark then begins
+    anew.
     """
 
     def __init__(self, stream: str, options: WatermarkOptions, has_text: bool) -> None:
@@ -83,7 +84,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         for data, at_ms, shard, number in zip(
             payload, arrival_ms, record_shard, record_sequence_number, strict=True
         ):
-            record, body = read_with_body(data)
+            record, body, lane = read_with_details(data)
             bodies.append(body)
             if isinstance(record, Unreadable):
                 place = (self._stream, shard, number)
@@ -91,7 +92,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                 why = (record.reason.value, record.message)
                 rows.append((*place, *nothing, at_ms, None, None, None, self._reader, *why))
                 continue
-            source = (shard, record.source_stream, record.source_shard)
+            source = (shard, record.source_stream, record.source_shard, lane)
             # A wrong clock must not drag the watermark beyond what has arrived.
             event_time_ms = min(record.event_time_ms, at_ms)
             latest_ms[source] = max(event_time_ms, latest_ms.get(source, event_time_ms))

@@ -116,13 +116,13 @@ class Count(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is untyped
 def _review_records(parameters: Parameters) -> StatementSet:
     t_env, _ = create_environment(parameters, _PLAIN)
     sources.create_reviews(t_env)
-    return _insert(t_env, sources.REVIEW_RECORD, "SELECT * FROM reviews")
+    return _insert(t_env, streams.REVIEW_RECORD, "SELECT * FROM reviews")
 
 
 def _scored_records(parameters: Parameters) -> StatementSet:
     t_env, _ = create_environment(parameters, _PLAIN)
     sources.create_scored_records(t_env)
-    return _insert(t_env, sources.SCORED_RECORD, "SELECT * FROM scored_records")
+    return _insert(t_env, streams.SCORED_RECORD, "SELECT * FROM scored_records")
 
 
 def _review_scoring(parameters: Parameters) -> StatementSet:

@@ -7,7 +7,6 @@ review generator.
 
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +16,7 @@ from pyflink.datastream.connectors.number_seq import NumberSequenceSource
 from pyflink.table import Schema
 
 from deploy.local.texts import CATEGORIES, review_text
-from flink_jobs import streams
-from flink_jobs.config import AwsConfig, ScoredReviewsConfig
+from flink_jobs import scored_reviews, streams
 
 REVIEWS_PER_S = 10_000
 """Of event time: 50,000 reviews make a window of five seconds."""
@@ -31,20 +29,6 @@ RATED_REVIEW: streams.Columns = (
     ("product_category", "STRING"),
     ("star_rating", "INT"),
     ("event_time", "TIMESTAMP_LTZ(3)"),
-)
-
-REVIEW_RECORD: streams.Columns = (
-    ("payload", "BYTES"),
-    ("arrival_time", "TIMESTAMP_LTZ(3)"),
-    ("source_shard", "STRING"),
-    ("source_sequence_number", "STRING"),
-)
-
-SCORED_RECORD: streams.Columns = (
-    ("payload", "BYTES"),
-    ("arrival_time", "TIMESTAMP_LTZ(3)"),
-    ("record_shard", "STRING"),
-    ("record_sequence_number", "STRING"),
 )
 
 _BASE_MS = 1_790_000_000_000  # 2026-09-21T14:13:20Z
@@ -115,40 +99,33 @@ def _column(text: str) -> str:
 
 
 def create_reviews(t_env: Any) -> None:
-    """Define the table `reviews`, of the columns `REVIEW_RECORD`: those of the job's source."""
+    """Define the table `reviews`, of the columns of the job's source, `streams.REVIEW_RECORD`."""
     rng = random.Random(_SEED)
     kinds = [
         {"product_category": category, "review_body": review_text(category, rating, rng)}
         for category, rating in _kinds(rng)
     ]
-    records = _records(t_env, REVIEW_RECORD, ("review_id",), kinds)
-    t_env.create_temporary_view("reviews", records, _schema(REVIEW_RECORD).build())
+    records = _records(t_env, streams.REVIEW_RECORD, ("review_id",), kinds)
+    t_env.create_temporary_view("reviews", records, _schema(streams.REVIEW_RECORD).build())
 
 
 def create_scored_records(t_env: Any) -> None:
-    """Define the table `scored_records`, of the columns `SCORED_RECORD`.
+    """Define the table `scored_records`, of the columns `streams.SCORED_RECORD`.
 
     The records are what `review_scoring` writes, the columns those that the source of its readers
     gets from Kinesis.
     """
     records = _scored_records(t_env)
-    t_env.create_temporary_view("scored_records", records, _schema(SCORED_RECORD).build())
+    t_env.create_temporary_view("scored_records", records, _schema(streams.SCORED_RECORD).build())
 
 
 def create_scored_reviews(t_env: Any) -> None:
-    """Define the table `scored_reviews` as its readers have it, over the same records.
+    """Define the view `scored_reviews` as its readers have it, over the same records.
 
     The SQL function `read_scored` must be there.
     """
-    ddl = streams.scored_reviews_source(
-        AwsConfig(region="us-east-1"), ScoredReviewsConfig(stream="scored-reviews")
-    ).ddl
-    schema = _schema(SCORED_RECORD)
-    for name, expression in re.findall(r"^  `(\w+)` AS (.+?),?$", ddl, flags=re.MULTILINE):
-        schema.column_by_expression(name, expression)
-    for name, expression in re.findall(r"^  WATERMARK FOR (\w+) AS (.+)$", ddl, flags=re.MULTILINE):
-        schema.watermark(name, expression)
-    t_env.create_temporary_view("scored_reviews", _scored_records(t_env), schema.build())
+    create_scored_records(t_env)
+    scored_reviews.create_scored_reviews(t_env)
 
 
 def blackhole(name: str, columns: streams.Columns) -> str:
@@ -193,11 +170,12 @@ def _scored_records(t_env: Any) -> DataStream:
             "decision_id": None,
             "inference_id": "00000000-0000-0000-0000-000000000000",
             "inference_row": 0,
+            "lane": "0/1",
             "scored_at": "2026-09-21T14:13:20.000Z",
         }
         for category, rating in _kinds(rng)
     ]
-    return _records(t_env, SCORED_RECORD, ("review_id", "source_sequence_number"), kinds)
+    return _records(t_env, streams.SCORED_RECORD, ("review_id", "source_sequence_number"), kinds)
 
 
 def _kinds(rng: random.Random) -> list[tuple[str, int]]:

@@ -10,11 +10,13 @@ import psutil
 from deploy.local.emulator import answers
 from deploy.local.process import Child, wait_ready
 from deploy.local.stack import Stack
-from tests.faults.harness import PARALLELISM, Bite, Fault, NoBiteError, Rig
+from tests import kills
+from tests.faults.harness import PARALLELISM, Bite, Fault, NoBiteError, Rig, Setting
 from tests.workers import python_workers
 
 _AWAY_S = 20.0
 _NOTICE_TIMEOUT_S = 60.0
+_AIMED_KILLS = 50
 _OTHER_PARALLELISM = PARALLELISM - 1
 
 
@@ -92,11 +94,46 @@ def emulator_away(rig: Rig) -> Bite:
     return Bite(f"no AWS for {_AWAY_S:g} s; scoring {lag_s:.0f} s behind", time.monotonic())
 
 
+def kill_worker_in_checkpoint(rig: Rig) -> Bite:
+    """Kill -9 of every Python worker while a checkpoint waits for their bundles, 50 times."""
+    [job_id] = rig.pipeline.job_ids.values()
+    with kills.slow_endpoint(rig.stack):
+        for number in range(1, _AIMED_KILLS + 1):
+            if not rig.until(lambda: kills.is_moment(rig.stack, job_id), _NOTICE_TIMEOUT_S):
+                raise NoBiteError(f"no checkpoint has waited for a bundle before kill {number}")
+            _restarts(rig, kills.kill_workers(rig.stack))
+    return Bite(
+        f"all Python workers killed {_AIMED_KILLS} times, each while a checkpoint was in progress"
+        " and the endpoint had requests in hand; the job failed and was restarted each time",
+        time.monotonic(),
+    )
+
+
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
-    for fault in (kill_task_manager, kill_python_workers, rescale, endpoint_away, emulator_away)
+    for fault in (
+        kill_task_manager,
+        kill_python_workers,
+        kill_worker_in_checkpoint,
+        rescale,
+        endpoint_away,
+        emulator_away,
+    )
 }
 """All of them, by name."""
+
+SETTINGS: dict[str, Setting] = {
+    kill_worker_in_checkpoint.__name__: Setting(
+        # It is their operators that wait for an answer; the others would only start more slowly.
+        job_names=("review_scoring",),
+        # Of these the endpoint, which is slow meanwhile, answers most between two kills.
+        rate_per_s=20.0,
+        broken_share=0.0,
+        properties=kills.PROPERTIES,
+        flink_overrides=kills.FLINK_OVERRIDES,
+    )
+}
+"""Of the faults that need one of their own."""
 
 
 def _restarts(rig: Rig, since_ms: float) -> str:

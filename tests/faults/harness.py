@@ -1,8 +1,8 @@
 """A whole pipeline, one thing in it broken while reviews flow, and every record accounted for."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,31 @@ class HarnessOptions:
     seed: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a fault needs of the pipeline that it is to break.
+
+    Attributes
+    ----------
+    job_names
+        Jobs to run, upstream first.
+    rate_per_s
+        Reviews a second; None: as the options have it.
+    broken_share
+        Of the reviews; None: the generator's own.
+    properties
+        Property values by group and key, over the sample's.
+    flink_overrides
+        Flink configuration by flat key, over the harness's own.
+    """
+
+    job_names: tuple[str, ...] = jobs.JOBS
+    rate_per_s: float | None = None
+    broken_share: float | None = None
+    properties: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    flink_overrides: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Rig:
     """What a fault may use: a pipeline under way, and how far behind its jobs are."""
@@ -177,7 +202,11 @@ Raises `NoBiteError` where it was not.
 
 
 def break_once(
-    fault: Fault, run_dir: Path, console: Console, options: HarnessOptions | None = None
+    fault: Fault,
+    run_dir: Path,
+    console: Console,
+    options: HarnessOptions | None = None,
+    setting: Setting | None = None,
 ) -> FaultRow:
     """Start a pipeline, let it settle, break one thing, let it recover, drain it and reconcile.
 
@@ -191,6 +220,8 @@ def break_once(
         Takes progress.
     options
         How; the defaults where None.
+    setting
+        What the fault needs; the defaults where None.
 
     Returns
     -------
@@ -198,6 +229,7 @@ def break_once(
         Also where the run could not be carried through: `problems` says why then.
     """
     options = options or HarnessOptions()
+    setting = setting or Setting()
     name = fault.__name__
     stack_options = StackOptions(
         model_dir=jobs.MODEL_DIR,
@@ -212,39 +244,42 @@ def break_once(
             "execution.checkpointing.interval": "2 s",
             # Every job has a subtask on every TaskManager.
             "taskmanager.load-balance.mode": "SLOTS",
+            **setting.flink_overrides,
         },
     )
     try:
         with Stack(
             run_dir, stack_options, on_progress=lambda line: console.print(f"  {line}")
         ) as s:
-            return _Drill(s, options, console).carry_out(name, fault)
+            return _Drill(s, options, setting, console).carry_out(name, fault)
     except Exception as error:  # whatever it is, the next fault has its turn
         return FaultRow(fault=name, problems=(f"{type(error).__name__}: {error}",))
 
 
 class _Drill:
-    def __init__(self, stack: Stack, options: HarnessOptions, console: Console) -> None:
+    def __init__(
+        self, stack: Stack, options: HarnessOptions, setting: Setting, console: Console
+    ) -> None:
         self._options = options
         self._console = console
         self._config = load_sample(jobs.PROPERTIES)
+        generator_options = GeneratorOptions(
+            max_disorder_s=_MAX_DISORDER_S,
+            late_free_s=_LATE_FREE_S,
+            min_lateness_s=_MIN_LATENESS_S,
+        )
+        if setting.broken_share is not None:
+            generator_options = replace(generator_options, broken_share=setting.broken_share)
         self._pipeline = Pipeline(
             stack,
             self._config,
-            jobs.JOBS,
-            generate(
-                GeneratorOptions(
-                    max_disorder_s=_MAX_DISORDER_S,
-                    late_free_s=_LATE_FREE_S,
-                    min_lateness_s=_MIN_LATENESS_S,
-                ),
-                options.seed,
-                time.time,
-            ),
+            setting.job_names,
+            generate(generator_options, options.seed, time.time),
             console,
-            rate_per_s=options.rate_per_s,
+            rate_per_s=setting.rate_per_s or options.rate_per_s,
             entry=options.entry,
             parallelism=PARALLELISM,
+            overrides=setting.properties,
             scored_shards=_SCORED_SHARDS,
         )
         self._rig = Rig(

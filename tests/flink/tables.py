@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,38 @@ def lines(directory: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines() if line]
 
 
+@dataclass(frozen=True)
+class Task:
+    """A task of a job: its operators, in words, and how it gets its rows from which other tasks."""
+
+    operators: str
+    inputs: tuple[tuple[str, str], ...]
+
+
 def optimised_plan(job: str, tmp_path: Path) -> str:
-    """Return the plan that a job has with the real connectors."""
+    """Return the plan that a job has with the real connectors, behind the bridges."""
+    _, statements = _build(job, tmp_path)
+    return str(statements.explain()).split("== Optimized Execution Plan ==")[1]
+
+
+def tasks(job: str, tmp_path: Path) -> list[Task]:
+    """Return the tasks that a job has with the real connectors, sources first."""
+    t_env, statements = _build(job, tmp_path)
+    statements.attach_as_datastream()
+    graph = t_env._j_tenv.execEnv().getStreamGraph(False).getJobGraph()
+    return [
+        Task(
+            vertex.getName(),
+            tuple(
+                (edge.getShipStrategyName(), edge.getSource().getProducer().getName())
+                for edge in vertex.getInputs()
+            ),
+        )
+        for vertex in graph.getVerticesSortedTopologicallyFromSources()
+    ]
+
+
+def _build(job: str, tmp_path: Path) -> tuple[Any, Any]:
     properties = read_properties(PROPERTIES)
     properties["application"]["job"] = job
     write_properties(tmp_path / "properties.json", properties)
@@ -44,6 +75,5 @@ def optimised_plan(job: str, tmp_path: Path) -> str:
     # Before the environment is made: it keeps the class loader that it finds.
     flink_python = Path(pyflink.__file__).parent.glob("opt/flink-python-*.jar")
     add_jars_to_context_class_loader([path.absolute().as_uri() for path in (JAR, *flink_python)])
-    build = importlib.import_module(f"flink_jobs.{job}").build
-    plan = build(create_environment(config), config).explain()
-    return str(plan).split("== Optimized Execution Plan ==")[1]
+    t_env = create_environment(config)
+    return t_env, importlib.import_module(f"flink_jobs.{job}").build(t_env, config)

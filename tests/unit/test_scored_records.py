@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udfs.core.parsing import ParseReason
-from udfs.core.scored_records import ScoredReview, Unreadable, read
+from udfs.core.scored_records import ScoredReview, Unreadable, read, read_with_details
 
 RECORD: dict[str, Any] = {
     "source_stream": "reviews",
@@ -35,6 +35,20 @@ def test_a_record_is_read() -> None:
     )
 
 
+def test_a_record_says_in_which_lane_it_was_scored() -> None:
+    payload = json.dumps(RECORD | {"lane": "3/8"}).encode()
+    record, body, lane = read_with_details(payload)
+    assert record == read(json.dumps(RECORD).encode())
+    assert (body, lane) == ("fine 😀", "3/8")
+
+
+@pytest.mark.parametrize("fields", [RECORD, RECORD | {"lane": None}])
+def test_a_record_of_a_release_without_lanes_is_read(fields: dict[str, Any]) -> None:
+    record, _, lane = read_with_details(json.dumps(fields).encode())
+    assert isinstance(record, ScoredReview)
+    assert lane is None
+
+
 def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in RECORD.items() if key != name}
 
@@ -58,6 +72,7 @@ def without(name: str) -> dict[str, Any]:
         (RECORD | {"star_rating": 6}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": "4"}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": 4.5}, ParseReason.WRONG_TYPE),
+        (RECORD | {"lane": 3}, ParseReason.WRONG_TYPE),
         (RECORD | {"event_time": "yesterday"}, ParseReason.BAD_EVENT_TIME),
         (RECORD | {"event_time": "2026-09-21T14:13:20"}, ParseReason.BAD_EVENT_TIME),
     ],

@@ -24,6 +24,8 @@ class _Fields(BaseModel):
     product_category: _Key
     review_body: Annotated[str, StringConstraints(strict=True)]
     event_time: AwareDatetime
+    # Records of releases before the lanes have none.
+    lane: Annotated[str, StringConstraints(strict=True)] | None = None
 
 
 _REASONS = {
@@ -72,11 +74,13 @@ def read(payload: bytes | None) -> ScoredReview | Unreadable:
     >>> read(b"{}").reason.value
     'missing_field'
     """
-    return read_with_body(payload)[0]
+    return read_with_details(payload)[0]
 
 
-def read_with_body(payload: bytes | None) -> tuple[ScoredReview | Unreadable, str | None]:
-    """Return what `read` does, and the body of a review."""
+def read_with_details(
+    payload: bytes | None,
+) -> tuple[ScoredReview | Unreadable, str | None, str | None]:
+    """Return what `read` does, the body of a review, and the lane that it was scored in."""
     try:
         fields = _Fields.model_validate_json(payload or b"")
         review = ScoredReview(
@@ -97,5 +101,5 @@ def read_with_body(payload: bytes | None) -> tuple[ScoredReview | Unreadable, st
             bad_time = place == "event_time"
             reason = ParseReason.BAD_EVENT_TIME if bad_time else ParseReason.WRONG_TYPE
         message = f"{place}: {first['msg']}" if place else first["msg"]
-        return Unreadable(reason, message[:200]), None
-    return review, fields.review_body
+        return Unreadable(reason, message[:200]), None, None
+    return review, fields.review_body, fields.lane
