@@ -70,7 +70,7 @@ check-secrets: $(UV) ## no key, token or password in what is committed
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 15 minutes (ARGS=--help: more)
+test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 25 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench-baseline: setup $(MODEL) ## what the engine and each job can do; 12 minutes (ARGS=--help: more)
@@ -143,7 +143,7 @@ $(FLINK_CRD):
 	@$(PYTHON) -m zipfile --extract build/operator-$(OPERATOR)/*.jar build/operator-$(OPERATOR)
 	@touch $@
 
-$(JAR): deploy/pom.xml
+$(JAR): deploy/pom.xml deploy/connectors/META-INF/NOTICE
 	@echo "building the connector jar with Maven"
 	@mkdir -p build
 	@mvn --quiet --batch-mode --file deploy/pom.xml package >build/maven.log 2>&1 || \

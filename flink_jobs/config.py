@@ -16,9 +16,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from udfs.core.codec import ContentType
 from udfs.core.endpoint import EndpointOptions
+from udfs.core.invocations import MAX_REQUEST_BYTES, ScoringOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
 from udfs.core.publishing import PublishingOptions, longest_s
-from udfs.core.scoring import MAX_REQUEST_BYTES, ScoringOptions, isolation_s
+from udfs.core.scoring import isolation_s
 from udfs.core.watermarks import WatermarkOptions
 from udfs.core.windows import WindowSpec, parse_windows
 
@@ -132,7 +133,6 @@ class EndpointConfig(Group):
     attempt_timeout_s: float = Field(10.0, gt=0, le=70)
     max_attempts: int = Field(3, ge=1, le=100)
     deadline_s: float = Field(150.0, gt=0, allow_inf_nan=False)
-    cache_texts: int = Field(0, ge=0, le=1_000_000)
 
     def scoring_options(self) -> ScoringOptions:
         """Return how requests are packed, bounded and retried."""
@@ -144,7 +144,6 @@ class EndpointConfig(Group):
             attempt_timeout_s=self.attempt_timeout_s,
             max_attempts=self.max_attempts,
             deadline_s=self.deadline_s,
-            cache_texts=self.cache_texts,
         )
 
     def endpoint_options(self, region: str) -> EndpointOptions:
@@ -155,7 +154,7 @@ class EndpointConfig(Group):
             endpoint_url=self.endpoint_url,
             target_variant=self.target_variant,
             content_type=self.content_type,
-            max_connections=self.max_in_flight,
+            max_in_flight=self.max_in_flight,
             timeout_s=self.attempt_timeout_s,
         )
 

@@ -11,9 +11,9 @@ Every record of `reviews` ends in exactly one of `scored-reviews` and `dead-lett
 that stays away fails the job, in `endpoint_guard`: it restarts and reads the same records again.
 """
 
-from pyflink.table import StatementSet, TableEnvironment
+from pyflink.table import StatementSet, StreamTableEnvironment, TableEnvironment
 
-from flink_jobs import streams
+from flink_jobs import bridges, streams
 from flink_jobs.config import ReviewScoringConfig
 from udfs.core.parsing import ParseReason
 from udfs.core.predictions import ScoreReason
@@ -22,7 +22,7 @@ from udfs.parsing import parse_review
 from udfs.scoring import score_review
 
 
-def build(t_env: TableEnvironment, config: ReviewScoringConfig) -> StatementSet:
+def build(t_env: StreamTableEnvironment, config: ReviewScoringConfig) -> StatementSet:
     """Return the job as one statement set, not yet submitted."""
     t_env.create_temporary_system_function(
         "parse_review", parse_review(config.reviews.parsing_options())
@@ -46,20 +46,24 @@ def build(t_env: TableEnvironment, config: ReviewScoringConfig) -> StatementSet:
     return inserts(t_env)
 
 
-def create_views(t_env: TableEnvironment, stream: str) -> None:
+def create_views(t_env: StreamTableEnvironment, stream: str) -> None:
     """Define the transform from the table `reviews` to rows of the sinks.
 
-    Views: `parsed_reviews` and `scored` (every parsed or valid record, with its outcome as a ROW),
-    `endpoint_guard` (never a row), `raw_rows`, `scored_rows` and `dead_rows` in the sinks' columns.
+    Views: `laned_reviews` (every record, with its lane), `parsed_reviews` and `scored` (every
+    parsed or valid record, with its outcome as a ROW), `endpoint_guard` (never a row), `raw_rows`,
+    `scored_rows` and `dead_rows` in the sinks' columns.
     """
+    columns = [name for name, _ in streams.REVIEW_RECORD]
+    bridges.spread_over_lanes(t_env, "laned_reviews", "reviews", columns, "source_sequence_number")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW parsed_reviews AS
         SELECT {streams.literal(stream)} AS source_stream, source_shard, source_sequence_number,
-               arrival_time, payload, parse_review(payload, arrival_time) AS review
-        FROM reviews""")
+               lane, arrival_time, payload, parse_review(payload, arrival_time) AS review
+        FROM laned_reviews""")
     t_env.execute_sql("""
         CREATE TEMPORARY VIEW scored AS
-        SELECT source_stream, source_shard, source_sequence_number, arrival_time, payload, review,
+        SELECT source_stream, source_shard, source_sequence_number, lane, arrival_time, payload,
+               review,
                score_review(review.review_body) AS prediction
         FROM parsed_reviews WHERE review.reason IS NULL""")
     t_env.execute_sql(f"""
@@ -72,11 +76,13 @@ def create_views(t_env: TableEnvironment, stream: str) -> None:
                review.review_id AS review_id, prediction.star_rating AS star_rating,
                review.product_category AS product_category, review.review_body AS review_body,
                prediction.model_variant AS model_variant,
+               prediction.requested_variant AS requested_variant,
                CAST(NULL AS BIGINT) AS policy_version,
                CAST(NULL AS ARRAY<DOUBLE>) AS context,
                CAST(NULL AS MAP<STRING, DOUBLE>) AS propensities,
                CAST(NULL AS STRING) AS decision_id,
                prediction.inference_id AS inference_id, prediction.inference_row AS inference_row,
+               lane,
                TO_TIMESTAMP_LTZ(review.event_time_ms, 3) AS event_time,
                TO_TIMESTAMP_LTZ(prediction.scored_at_ms, 3) AS scored_at
         FROM scored WHERE prediction.reason IS NULL""")

@@ -32,12 +32,14 @@ SCORED_REVIEW: Columns = (
     ("product_category", "STRING"),
     ("review_body", "STRING"),
     ("model_variant", "STRING"),
+    ("requested_variant", "STRING"),
     ("policy_version", "BIGINT"),
     ("context", "ARRAY<DOUBLE>"),
     ("propensities", "MAP<STRING, DOUBLE>"),
     ("decision_id", "STRING"),
     ("inference_id", "STRING"),
     ("inference_row", "INT"),
+    ("lane", "STRING"),
     ("event_time", "TIMESTAMP_LTZ(3)"),
     ("scored_at", "TIMESTAMP_LTZ(3)"),
 )
@@ -53,6 +55,20 @@ DEAD_LETTER: Columns = (
     ("payload", "BYTES"),
     ("payload_sha256", "STRING"),
     ("payload_bytes", "INT"),
+)
+
+REVIEW_RECORD: Columns = (
+    ("payload", "BYTES"),
+    ("arrival_time", "TIMESTAMP_LTZ(3)"),
+    ("source_shard", "STRING"),
+    ("source_sequence_number", "STRING"),
+)
+
+SCORED_RECORD: Columns = (
+    ("payload", "BYTES"),
+    ("arrival_time", "TIMESTAMP_LTZ(3)"),
+    ("record_shard", "STRING"),
+    ("record_sequence_number", "STRING"),
 )
 
 RAW_RECORD: Columns = (
@@ -98,7 +114,8 @@ RATING_ANOMALY: Columns = (
     ("event_id", "STRING"),
 )
 
-# Of what `read_scored` returns.
+_READ_SCORED = f"read_scored({', '.join(name for name, _ in SCORED_RECORD)})"
+# Of what it returns.
 _SCORED_FIELDS = (
     *(name for name, _ in SOURCE_ID),
     "review_id",
@@ -114,6 +131,19 @@ _SCORED_FIELDS = (
     "message",
 )
 
+READ_RECORD: Columns = (
+    *((name, f"{_READ_SCORED}.{name}") for name in _SCORED_FIELDS),
+    ("event_time", f"TO_TIMESTAMP_LTZ({_READ_SCORED}.event_time_ms, 3)"),
+)
+"""What is computed from a `SCORED_RECORD`: names and expressions.
+
+The function is non-deterministic, and is still called once a record: every column takes its field
+from the same call.
+"""
+
+READ_WATERMARK = ("event_time", "TO_TIMESTAMP_LTZ(watermark_ms, 3)")
+"""The time attribute among them, and its watermark."""
+
 _JSON = {"format": "json", "json.timestamp-format.standard": "ISO-8601"}
 
 
@@ -127,45 +157,12 @@ class Table:
 
 def reviews_source(aws: AwsConfig, reviews: ReviewsConfig) -> Table:
     """Return the table `reviews`: raw bytes, arrival time, shard and sequence number."""
-    return _table(
-        "reviews",
-        (
-            ("payload", "BYTES"),
-            ("arrival_time", "TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp' VIRTUAL"),
-            ("source_shard", "STRING NOT NULL METADATA FROM 'shard-id' VIRTUAL"),
-            (
-                "source_sequence_number",
-                "STRING NOT NULL METADATA FROM 'sequence-number' VIRTUAL",
-            ),
-        ),
-        _kinesis_source(aws, reviews),
-    )
+    return _raw_source("reviews", REVIEW_RECORD, aws, reviews)
 
 
-def scored_reviews_source(aws: AwsConfig, source: ScoredReviewsConfig) -> Table:
-    """Return the table `scored_reviews`: raw bytes and the fields that `read_scored` finds in them.
-
-    The time attribute is `event_time`; its watermark is the one that `read_scored` gives. The
-    function, to be registered before, is non-deterministic, and is still called once a record:
-    every column takes its field from the same call.
-    """
-    record = "read_scored(payload, arrival_time, record_shard, record_sequence_number)"
-    return _table(
-        "scored_reviews",
-        (
-            ("payload", "BYTES"),
-            ("arrival_time", "TIMESTAMP_LTZ(3) NOT NULL METADATA FROM 'timestamp' VIRTUAL"),
-            ("record_shard", "STRING NOT NULL METADATA FROM 'shard-id' VIRTUAL"),
-            (
-                "record_sequence_number",
-                "STRING NOT NULL METADATA FROM 'sequence-number' VIRTUAL",
-            ),
-            *((name, f"AS {record}.{name}") for name in _SCORED_FIELDS),
-            ("event_time", f"AS TO_TIMESTAMP_LTZ({record}.event_time_ms, 3)"),
-        ),
-        _kinesis_source(aws, source),
-        watermark="WATERMARK FOR event_time AS TO_TIMESTAMP_LTZ(watermark_ms, 3)",
-    )
+def scored_records_source(aws: AwsConfig, source: ScoredReviewsConfig) -> Table:
+    """Return the table `scored_records`: `scored-reviews` as raw bytes, with what `reviews` has."""
+    return _raw_source("scored_records", SCORED_RECORD, aws, source)
 
 
 def scored_reviews_sink(aws: AwsConfig, sink: ScoredReviewsConfig) -> Table:
@@ -225,6 +222,19 @@ def json_line(columns: Columns) -> str:
 def names(columns: Columns) -> str:
     """Return the column names, separated by commas."""
     return ", ".join(name for name, _ in columns)
+
+
+def _raw_source(
+    name: str, columns: Columns, aws: AwsConfig, source: ReviewsConfig | ScoredReviewsConfig
+) -> Table:
+    (payload, sql_type), *others = columns
+    metadata = [
+        (column, f"{column_type} NOT NULL METADATA FROM '{key}' VIRTUAL")
+        for (column, column_type), key in zip(
+            others, ("timestamp", "shard-id", "sequence-number"), strict=True
+        )
+    ]
+    return _table(name, ((payload, sql_type), *metadata), _kinesis_source(aws, source))
 
 
 def _kinesis_source(aws: AwsConfig, source: ReviewsConfig | ScoredReviewsConfig) -> dict[str, str]:
@@ -290,10 +300,8 @@ def _table(
     columns: Columns,
     options: Mapping[str, str],
     partition_key: str = "",
-    watermark: str = "",
 ) -> Table:
-    lines = [f"`{column}` {sql_type}" for column, sql_type in columns]
-    schema = ",\n  ".join([*lines, watermark] if watermark else lines)
+    schema = ",\n  ".join(f"`{column}` {sql_type}" for column, sql_type in columns)
     partitioned = f" PARTITIONED BY (`{partition_key}`)" if partition_key else ""
     settings = ",\n  ".join(f"{literal(key)} = {literal(options[key])}" for key in options)
     return Table(

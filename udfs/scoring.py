@@ -12,8 +12,10 @@ from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, 
 
 from udfs.core.endpoint import EndpointOptions, SageMakerInvoke
 from udfs.core.event_loop import EventLoopThread
+from udfs.core.failures import EndpointUnavailableError
+from udfs.core.invocations import Invoke, ScoringOptions, ScoringStats
 from udfs.core.predictions import Failed, Predictions, ScoreReason
-from udfs.core.scoring import EndpointUnavailableError, Invoke, Scorer, ScoringOptions, ScoringStats
+from udfs.core.scoring import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +23,7 @@ PREDICTION = DataTypes.ROW(
     [
         DataTypes.FIELD("star_rating", DataTypes.INT()),
         DataTypes.FIELD("model_variant", DataTypes.STRING()),
+        DataTypes.FIELD("requested_variant", DataTypes.STRING()),
         DataTypes.FIELD("inference_id", DataTypes.STRING()),
         DataTypes.FIELD("inference_row", DataTypes.INT()),
         DataTypes.FIELD("attempts", DataTypes.INT()),
@@ -39,8 +42,9 @@ MakeInvoke = Callable[[], AbstractAsyncContextManager[Invoke]]
 class ScoreReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
     """Vectorised: `(review_body STRING[, target_variant STRING]) -> PREDICTION`.
 
-    Several requests are in flight. Where `target_variant` is NULL or not given, the endpoint's
-    default answers. The client lives as long as the worker.
+    Several requests are in flight. Where `target_variant` is NULL or not given, or names a variant
+    that does not exist, the endpoint's default answers; `requested_variant` is the one that was
+    asked for, NULL unless another one has answered. The client lives as long as the worker.
 
     Where the endpoint is unavailable, every row of the batch has the reason `ENDPOINT_UNAVAILABLE`:
     the job must fail on it, in another task than this one (`flink_jobs.review_scoring` shows how).
@@ -96,6 +100,7 @@ def as_frame(predictions: Predictions, scored_at_ms: int) -> pd.DataFrame:
     columns = {
         "star_rating": predictions.star_rating,
         "model_variant": predictions.model_variant,
+        "requested_variant": predictions.requested_variant,
         "inference_id": predictions.inference_id,
         "inference_row": predictions.inference_row,
         "attempts": predictions.attempts,
@@ -110,9 +115,10 @@ def as_frame(predictions: Predictions, scored_at_ms: int) -> pd.DataFrame:
 class ScoringMetrics:
     """What a `Scorer` did, as Flink metrics in the group `scoring`.
 
-    Counters `requests`, `retries`, `throttles`, `rows` and `cache_hits`, as of `ScoringStats`;
-    distribution `latency_ms` of the answered requests; gauges `in_flight`, the most requests that
-    were under way at once in the latest batch, and `slots`, how many there may be by now.
+    Counters `requests`, `retries`, `throttles` and `rows`, as of `ScoringStats`; distribution
+    `latency_ms` of the answered requests; gauges `in_flight`, the most requests that were in flight
+    at once in the latest batch, and `slots`, how many there may be by now, to all variants
+    together.
 
     Beam takes metrics only from the thread that runs the function, and sends them on when a bundle
     ends: hence `publish`, between batches.
@@ -124,12 +130,11 @@ class ScoringMetrics:
         self._in_flight = 0
         group = group.add_group("scoring")
         self._counters = {
-            name: group.counter(name)
-            for name in ("requests", "retries", "throttles", "rows", "cache_hits")
+            name: group.counter(name) for name in ("requests", "retries", "throttles", "rows")
         }
         self._latency_ms = group.distribution("latency_ms")
         group.gauge("in_flight", lambda: self._in_flight)
-        group.gauge("slots", lambda: scorer.limit.slots)
+        group.gauge("slots", lambda: scorer.slots)
 
     def publish(self) -> None:
         """Add what was done since the last call; on the thread that runs the function."""
@@ -141,7 +146,7 @@ class ScoringMetrics:
         for latency_ms in stats.latencies_ms:
             self._latency_ms.update(round(latency_ms))
         stats.latencies_ms.clear()
-        self._in_flight = self._scorer.limit.take_peak()
+        self._in_flight = self._scorer.take_peak()
 
 
 def score_review(

@@ -21,8 +21,9 @@ from deploy.aws.session import Aws
 from deploy.local.records import partition_key
 from flink_jobs.config import ReviewScoringConfig
 from udfs.core.codec import CODECS, BadAnswerError
+from udfs.core.failures import EndpointError
+from udfs.core.invocations import checked_ratings
 from udfs.core.parsing import Review, parse
-from udfs.core.scoring import EndpointError, checked_ratings
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient

@@ -408,11 +408,8 @@ class FlinkClient:
         job_id
             As `submit` returned it.
         drain
-            Whether to send the final watermark first, so that the last windows fire. Without it
-            the savepoint holds the places in the streams as of the last checkpoint: the Kinesis
-            source has already ended when it is asked for them (FLINK-35115, mended in connectors
-            that need another Flink or break on metadata columns). What was read since is read
-            again by a job that starts from the savepoint.
+            Whether to send the final watermark first, so that the last windows fire. With or
+            without it, a job that starts from the savepoint goes on behind the last record read.
         timeout_s
             For the client and again for the job to finish, in seconds.
 

@@ -10,7 +10,9 @@ import pytest
 from deploy.local import jobs
 from deploy.local.cluster import MEASURES_AGE_S
 from deploy.local.emulator import create_resources
+from deploy.local.recorder import Recorder
 from deploy.local.stack import BUCKET, Stack, StackOptions
+from deploy.local.tails import ArchiveTail, StreamTail, Tail
 from tests.waiting import until
 
 
@@ -27,7 +29,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def submit(
-    stack: Stack, name: str, properties: Mapping[str, Mapping[str, str]] | None = None
+    stack: Stack,
+    name: str,
+    properties: Mapping[str, Mapping[str, str]] | None = None,
+    shards: int = 2,
 ) -> tuple[str, dict[str, str]]:
     """Submit the job over streams and archives of its own; return its id and their names."""
     streams = {
@@ -40,7 +45,7 @@ def submit(
     create_resources(
         stack.info.emulator_url,
         stack.info.region,
-        streams={streams[group]: 2 for group in ("reviews", "scored_reviews", "dead_letters")},
+        streams={streams[group]: shards for group in ("reviews", "scored_reviews", "dead_letters")},
         bucket=BUCKET,
         delivery_streams={
             streams[group]: f"{streams[group]}/" for group in ("raw_archive", "scored_archive")
@@ -69,6 +74,21 @@ def resubmit(
         pyfiles=jobs.write_pyfiles(),
         savepoint=savepoint,
     )
+
+
+def follow(stack: Stack, streams: dict[str, str], recorder: Recorder) -> list[Tail]:
+    """Begin to record all that goes into and comes out of `review_scoring`."""
+    kinesis, s3 = stack.client("kinesis"), stack.client("s3")
+    tails: list[Tail] = [
+        StreamTail(kinesis, streams["reviews"], recorder.sent),
+        StreamTail(kinesis, streams["scored_reviews"], recorder.scored),
+        StreamTail(kinesis, streams["dead_letters"], recorder.dead_letter),
+        ArchiveTail(s3, BUCKET, f"{streams['raw_archive']}/", recorder.s3_raw),
+        ArchiveTail(s3, BUCKET, f"{streams['scored_archive']}/", recorder.s3_scored),
+    ]
+    for tail in tails:
+        tail.start()
+    return tails
 
 
 def wait_until_read(stack: Stack, job_id: str, stream: str, shards: int) -> None:

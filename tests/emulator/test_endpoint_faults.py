@@ -33,15 +33,22 @@ PROPERTIES = {
     },
 }
 POISON, TOO_FEW, TOO_MANY = "poison", "too few", "too many"
+HANG, CRASH = "hang here", "crash here"
+# Of a client that knows the endpoint, in requests of four reviews.
+FEWEST_REQUESTS = REVIEWS // 4
 
 
 class Model:
     """Rates by a hash; rejects a text with `POISON`, and miscounts others."""
 
+    def __init__(self) -> None:
+        # What is added to each text, as another model would rate it.
+        self.suffix = ""
+
     def predict(self, texts: Sequence[str]) -> list[int]:
         if any(POISON in text for text in texts):
             raise ValueError("cannot rate this")
-        ratings = [hashed_rating(text) for text in texts]
+        ratings = [hashed_rating(text + self.suffix) for text in texts]
         if any(TOO_FEW in text for text in texts):
             # The first: every label behind it would be on its neighbour.
             return ratings[1:]
@@ -75,10 +82,10 @@ class Running:
             tail.start()
         return tails
 
-    def send(self, name: str, marks: Sequence[str] = ()) -> dict[str, str]:
+    def send(self, name: str, marks: Sequence[str] = (), prefix: str = "") -> dict[str, str]:
         """Put reviews, each twentieth with one of the marks; return their texts by id."""
         texts = {
-            f"{name}-{number}": f"Review {number} of {name}"
+            f"{prefix}{name}-{number}": f"Review {number} of {name}"
             + (f" {marks[number // 20 % len(marks)]}" if marks and number % 20 == 7 else "")
             for number in range(REVIEWS)
         }
@@ -150,9 +157,12 @@ def ask(url: str, method: str = "GET", body: dict[str, Any] | None = None) -> An
         return json.load(response)
 
 
+MODELS = {"A": Model(), "B": Model()}
+
+
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with serving({"A": Model()}) as address:
+    with serving(MODELS) as address:
         yield address
 
 
@@ -227,6 +237,83 @@ def test_what_befalls_the_endpoint_costs_no_review(
     assert_recovered(job, name)
 
 
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        *(
+            (
+                f"sheds-{status}-beyond-{most}",
+                {"max_served": most, "max_queued": 0, "shed_status": status, "latency_ms": 20},
+            )
+            for most, status in ((8, 429), (16, 429), (8, 503), (1, 502), (4, 504), (4, 0))
+        ),
+        (
+            "sheds-and-is-slow",
+            {"max_served": 4, "max_queued": 0, "shed_status": 503, "latency_ms": 300},
+        ),
+        (
+            "works-for-clients-that-have-left",
+            {"max_served": 2, "latency_ms_per_record": 50, "notices_departures": False},
+        ),
+        ("a-broken-variant", {"broken_variants": {"B": 404}}),
+        ("a-removed-variant", {"removed_variants": ["B"]}),
+        ("a-slow-variant", {"variant_latency_ms": {"B": 500}}),
+    ],
+)
+def test_an_endpoint_under_pressure_costs_time_and_few_requests(
+    job: Running, name: str, faults: dict[str, Any]
+) -> None:
+    job.faults(**faults)
+    before = ask(f"{job.address}/stats")["requests"]
+    job.assert_all_scored(job.send(name))
+    assert ask(f"{job.address}/stats")["requests"] - before <= 4 * FEWEST_REQUESTS
+    job.faults()
+    assert_recovered(job, name)
+
+
+def test_a_status_that_is_not_a_number_costs_no_review(job: Running) -> None:
+    job.faults(error_rates={"ModelError/abc": 0.1})
+    job.assert_all_scored(job.send("odd-status"))
+    assert injected(job)["ModelError/abc"] > 0
+    job.faults()
+    assert_recovered(job, "odd-status")
+
+
+def test_known_texts_are_rated_by_the_model_that_has_replaced_another(job: Running) -> None:
+    job.faults()
+    job.assert_all_scored(job.send("replaced"))
+    for model in MODELS.values():
+        model.suffix = " by another model"
+    try:
+        texts = job.send("replaced", prefix="again-")
+        scored, dead = job.outcomes(texts)
+    finally:
+        for model in MODELS.values():
+            model.suffix = ""
+    assert dead == {}
+    assert {name: row["star_rating"] for name, row in scored.items()} == {
+        name: hashed_rating(f"{text} by another model") for name, text in texts.items()
+    }
+
+
+@pytest.mark.parametrize(("mark", "reason"), [(HANG, "timeout"), (CRASH, "model_error")])
+def test_reviews_on_which_the_model_hangs_or_crashes_and_only_they_are_dead_lettered(
+    job: Running, mark: str, reason: str
+) -> None:
+    job.faults(hang_text=HANG, crash_text=CRASH, crash_recovery_ms=200)
+    before = ask(f"{job.address}/stats")["requests"]
+    texts = job.send(f"marked-{reason}", [mark])
+    scored, dead = job.outcomes(texts)
+    marked = {name for name, text in texts.items() if text.endswith(mark)}
+    assert dead.keys() == marked
+    assert {(row["stage"], row["reason"]) for row in dead.values()} == {("score", reason)}
+    job.assert_labels(texts, scored)
+    requests = ask(f"{job.address}/stats")["requests"] - before
+    assert requests <= 4 * FEWEST_REQUESTS + 40 * len(marked)
+    job.faults()
+    assert_recovered(job, f"marked-{reason}")
+
+
 def assert_recovered(job: Running, name: str) -> None:
     """All is scored again, and several requests at once: slots that were taken away are back."""
     job.assert_all_scored(job.send(f"after-{name}"))
@@ -276,9 +363,9 @@ def test_the_metrics_arrive_in_flink(job: Running) -> None:
     assert float(metrics["requests"]) >= rows / int(PROPERTIES["endpoint"]["max_request_rows"])
     assert float(metrics["requests"]) > float(metrics["retries"]) > 0
     assert float(metrics["throttles"]) > 0
-    assert float(metrics["cache_hits"]) == 0
-    assert 1 <= float(metrics["slots"]) <= 32
-    assert 0 <= float(metrics["in_flight"]) <= 32
+    # Of the endpoint's default and of both variants.
+    assert 1 <= float(metrics["slots"]) <= 3 * 32
+    assert 0 <= float(metrics["in_flight"]) <= 3 * 32
     assert "count" in metrics["latency_ms"], metrics
 
 
@@ -303,3 +390,21 @@ def test_an_outage_longer_than_the_deadline_fails_the_job_and_costs_nothing(
             tail.stop()
             tail.join(30)
         stack.cluster.stop_job(short.job_id)
+
+
+def test_a_wrong_variant_in_the_properties_stops_the_job_and_says_which_there_are(
+    stack: Stack, endpoint: str, job: Running
+) -> None:
+    job.faults()
+    wrong, tails = running(stack, endpoint, "wrong-variant", target_variant="C")
+    try:
+        wrong.send("wrong-variant")
+        failures = until(lambda: stack.cluster.failures(wrong.job_id))
+        assert "existing variants: A, B" in str(failures) + str(
+            stack.cluster.exceptions(wrong.job_id)
+        )
+    finally:
+        for tail in tails:
+            tail.stop()
+            tail.join(30)
+    # It goes on failing until the cluster ends.

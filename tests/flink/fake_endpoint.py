@@ -6,11 +6,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from udfs.core.failures import EndpointError, FailureKind
+from udfs.core.invocations import Answer
 from udfs.core.predictions import ScoreReason
-from udfs.core.scoring import Answer, EndpointError
 
 POISON = "poison"
 OUTAGE = "outage"
+GONE = "Gone"
 
 
 def rating_of(text: str) -> int:
@@ -37,9 +39,11 @@ class FakeEndpoint:
     ) -> Answer:
         (self._directory / f"{inference_id}.json").write_text(json.dumps(list(texts)))
         if POISON in texts:
-            raise EndpointError("bad", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
+            raise EndpointError("bad", FailureKind.ROWS, reason=ScoreReason.MODEL_ERROR)
         if OUTAGE in texts:
-            raise EndpointError("no such endpoint", is_retryable=False)
+            raise EndpointError("no such endpoint", FailureKind.CALL)
+        if variant == GONE:
+            raise EndpointError("no such variant", FailureKind.VARIANT)
         return Answer([rating_of(text) for text in texts], variant or "VariantA")
 
 

@@ -157,7 +157,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
     ):
         t_env.create_temporary_system_function(name, function)
-    source = streams.scored_reviews_source(
+    source = streams.scored_records_source(
         AwsConfig(region="us-east-1"), ScoredReviewsConfig(stream="scored-reviews")
     ).ddl
     source = re.sub(r"METADATA FROM '[\w-]+' VIRTUAL", "", source)
@@ -171,6 +171,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         t_env.execute_sql(file_table(name, columns, path / name, "json"))
     line = (("line", "STRING"),)
     t_env.execute_sql(file_table("metrics_archive", line, path / "metrics_archive", "raw"))
+    scored_reviews.create_scored_reviews(t_env)
     scored_reviews.create_views(t_env)
     review_metrics.create_views(t_env, WINDOWS, "review-metrics")
     review_metrics.inserts(t_env).execute().wait()
@@ -327,6 +328,7 @@ def test_each_window_is_published_once_or_dead_lettered(outputs: Path) -> None:
 def test_every_operator_stands_once_in_the_plan(tmp_path: Path) -> None:
     plan = optimised_plan("review_metrics", tmp_path)
     for name, count in (
+        # Of the records behind their exchange.
         ("TableSourceScan", 1),
         ("read_scored(", 1),
         ("Deduplicate(", 1),

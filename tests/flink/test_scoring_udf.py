@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.flink.fake_endpoint import POISON, FakeEndpoint, rating_of
-from udfs.core.scoring import ScoringOptions
+from tests.flink.fake_endpoint import GONE, POISON, FakeEndpoint, rating_of
+from udfs.core.invocations import ScoringOptions
 from udfs.scoring import PREDICTION, ScoreReviews
 
 
@@ -50,7 +50,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def function(tmp_path: Path, metrics: Metrics) -> Iterator[ScoreReviews]:
-    options = ScoringOptions(max_request_rows=2, cache_texts=3)
+    options = ScoringOptions(max_request_rows=2)
     function = ScoreReviews(functools.partial(FakeEndpoint, tmp_path), options)
     function.open(metrics)
     yield function
@@ -87,6 +87,15 @@ def test_an_empty_batch_has_all_columns(function: ScoreReviews) -> None:
 def test_a_null_variant_leaves_the_choice_to_the_endpoint(function: ScoreReviews) -> None:
     frame = function.eval(pd.Series(["a", "b", "c"]), pd.Series(["B", None, "B"]))
     assert frame["model_variant"].tolist() == ["B", "VariantA", "B"]
+    assert frame["requested_variant"].tolist() == [None, None, None]
+
+
+def test_a_variant_that_does_not_exist_is_named_beside_the_one_that_answers(
+    function: ScoreReviews,
+) -> None:
+    frame = function.eval(pd.Series(["a", "b", "c"]), pd.Series([GONE, None, "B"]))
+    assert frame["model_variant"].tolist() == ["VariantA", "VariantA", "B"]
+    assert frame["requested_variant"].tolist() == [GONE, None, None]
 
 
 def test_each_batch_adds_to_the_counters_what_it_did(
@@ -97,9 +106,9 @@ def test_each_batch_adds_to_the_counters_what_it_did(
     assert len(metrics.values) == 2
     # The fake endpoint answers at once: there is never a second one.
     assert metrics.gauges["in_flight"]() == 1
-    function.eval(pd.Series(["a", "d", "a"]))
-    assert +metrics.counts == {"requests": 3, "rows": 6, "cache_hits": 2}
-    assert len(metrics.values) == 3
     function.eval(pd.Series(["a"]))
+    assert +metrics.counts == {"requests": 3, "rows": 4}
+    assert len(metrics.values) == 3
+    function.eval(pd.Series([], dtype=object))
     assert metrics.gauges["in_flight"]() == 0
-    assert metrics.gauges["slots"]() == ScoringOptions().max_in_flight
+    assert 1 <= metrics.gauges["slots"]() <= ScoringOptions().max_in_flight

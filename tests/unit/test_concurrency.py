@@ -10,43 +10,92 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.virtual_time import run
-from udfs.core.concurrency import ConcurrencyLimit
+from udfs.core.concurrency import REJECTED, ConcurrencyLimit
+from udfs.core.failures import EndpointError, FailureKind
+from udfs.core.invocations import Answer, ScoringOptions
 from udfs.core.predictions import Scored
-from udfs.core.scoring import Answer, EndpointError, Scorer, ScoringOptions
+from udfs.core.scoring import Scorer
 
 
 def test_a_burst_of_throttled_requests_decreases_the_limit_once() -> None:
     async def burst(limit: ConcurrencyLimit) -> None:
         async def request() -> None:
-            async with limit.slot() as sent:
+            async with limit.slot() as slot:
                 await asyncio.sleep(0.1)
-                limit.throttled(sent)
+                limit.failed(slot, REJECTED)
 
-        await asyncio.gather(*(request() for _ in range(10)))
+        await asyncio.gather(*(request() for _ in range(requests)))
 
-    limit = ConcurrencyLimit(10)
+    limit, requests = ConcurrencyLimit(10, 10.0, first=10), 10
     run(burst(limit))
     assert limit.slots == 7
+    requests = 7
     run(burst(limit))
-    # The seven of the first round trip, then the three that waited.
-    assert limit.slots == 3
-    for _ in range(10):
-        run(burst(limit))
+    # Nothing was answered since the burst before.
     assert limit.slots == 1
 
 
+def test_rejections_between_answers_leave_a_share_of_the_limit() -> None:
+    async def one_of_two_is_answered() -> None:
+        for _ in range(2):
+            slots = [await limit.acquire() for _ in range(limit.slots)]
+            limit.failed(slots[0], REJECTED)
+            limit.answered(slots[1], 64, 0.1)
+            for _ in slots:
+                limit.release()
+
+    limit = ConcurrencyLimit(10, 10.0, first=10)
+    run(one_of_two_is_answered())
+    assert limit.slots == 5
+
+
+def test_the_limit_doubles_with_each_round_trip_until_something_fails() -> None:
+    async def requests() -> None:
+        async def request() -> None:
+            async with limit.slot() as slot:
+                await asyncio.sleep(0.1)
+                limit.answered(slot, 64, 0.1)
+                slots.append(limit.slots)
+
+        await asyncio.gather(*(request() for _ in range(100)))
+
+    limit, slots = ConcurrencyLimit(32, 10.0), []
+    run(requests())
+    assert [slots[place] for place in (0, 2, 6, 14, 30)] == [2, 4, 8, 16, 32]
+
+
+def test_a_queue_lowers_the_limit_before_requests_time_out() -> None:
+    async def requests() -> None:
+        async def request() -> None:
+            async with limit.slot() as slot:
+                begin_s = asyncio.get_running_loop().time()
+                async with workers:
+                    await asyncio.sleep(2.0)
+                latency_s = asyncio.get_running_loop().time() - begin_s
+                latencies_s.append(latency_s)
+                limit.answered(slot, 64, latency_s)
+
+        workers = asyncio.Semaphore(2)
+        await asyncio.gather(*(request() for _ in range(200)))
+
+    limit, latencies_s = ConcurrencyLimit(32, 10.0), []
+    run(requests())
+    assert max(latencies_s) < 10.0
+    assert limit.slots <= 5
+
+
 def test_answers_add_a_slot_in_two_round_trips_up_to_the_most() -> None:
-    limit, slots = ConcurrencyLimit(6), []
+    limit, slots = ConcurrencyLimit(6, 10.0, first=6), []
 
     async def throttle() -> None:
         for _ in range(10):
-            async with limit.slot() as sent:
-                limit.throttled(sent)
+            async with limit.slot() as slot:
+                limit.failed(slot, REJECTED)
 
     async def request() -> None:
-        async with limit.slot():
+        async with limit.slot() as slot:
             await asyncio.sleep(0.1)
-            limit.answered()
+            limit.answered(slot, 64, 0.1)
             slots.append(limit.slots)
 
     async def requests() -> None:
@@ -63,13 +112,13 @@ def test_answers_add_a_slot_in_two_round_trips_up_to_the_most() -> None:
 
 def test_answers_add_nothing_while_slots_are_free() -> None:
     async def one_at_a_time(limit: ConcurrencyLimit) -> None:
-        async with limit.slot() as sent:
-            limit.throttled(sent)
+        async with limit.slot() as slot:
+            limit.failed(slot, REJECTED)
         for _ in range(100):
-            async with limit.slot():
-                limit.answered()
+            async with limit.slot() as slot:
+                limit.answered(slot, 64, 0.1)
 
-    limit = ConcurrencyLimit(10)
+    limit = ConcurrencyLimit(10, 10.0, first=10)
     run(one_at_a_time(limit))
     assert limit.slots == 7
 
@@ -95,7 +144,7 @@ def test_slots_are_neither_lost_nor_made_when_requests_are_cancelled(
         # Nobody waits for a slot that was lost.
         await asyncio.gather(*(request() for _ in range(most)))
 
-    limit = ConcurrencyLimit(most)
+    limit = ConcurrencyLimit(most, 10.0, first=most)
     run(cancelling())
 
 
@@ -119,7 +168,7 @@ class Limited:
         if self.served >= self.most:
             self.throttled += 1
             await asyncio.sleep(0.002)
-            raise EndpointError("ThrottlingException", is_retryable=True, is_throttling=True)
+            raise EndpointError("ThrottlingException", FailureKind.LOAD)
         self.served += 1
         try:
             await asyncio.sleep(self.latency_s)
@@ -182,7 +231,7 @@ def test_an_endpoint_that_throttles_everything_is_asked_ever_more_rarely() -> No
         assert asyncio.get_running_loop().time() - before_s < 15.0
         # And is back at its speed soon afterwards.
         await scored_for(scorer, 10.0)
-        assert scorer.limit.slots >= 24
+        assert scorer.slots >= 24
 
     endpoint = Limited(0, latency_s=0.084)
     scorer = Scorer(endpoint, ScoringOptions(max_request_rows=1), rng=random.Random(1))

@@ -78,7 +78,7 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path) -> None:
     properties["endpoint"] |= {"deadline_s": "60", "attempt_timeout_s": "60"}
     found = problems(write(tmp_path / "properties.json", properties))
     assert len(found) == 3
-    assert "endpoint.deadline_s = 60.0: must be at least 721.4" in found[0]
+    assert "endpoint.deadline_s = 60.0: must be at least 480.8" in found[0]
     assert "at most a third of application.checkpoint_timeout_s = 100" in found[1]
     assert "application.bundle_rows = 3000 of reviews.max_body_bytes = 262144" in found[2]
 

@@ -6,18 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.simulated_endpoint import Overload, SimulatedEndpoint, SimulatedVariant
+from tests.unit.virtual_time import run
 from udfs.core.codec import CODECS, ContentType
+from udfs.core.failures import EndpointError, EndpointUnavailableError, FailureKind
+from udfs.core.invocations import CONTROL_TEXT, Answer, ScoringOptions
 from udfs.core.packing import RequestSize, pack
 from udfs.core.predictions import Failed, Predictions, Scored, ScoreReason
-from udfs.core.scoring import (
-    CONTROL_TEXT,
-    Answer,
-    EndpointError,
-    EndpointUnavailableError,
-    Scorer,
-    ScoringOptions,
-    isolation_s,
-)
+from udfs.core.scoring import Scorer, isolation_s
 
 
 def rating_of(text: str) -> int:
@@ -56,11 +52,7 @@ class Endpoint:
                 return fault
             raise fault
         if self.poison in texts:
-            raise EndpointError(
-                "ModelError",
-                is_retryable=self.poison_status >= 500,
-                reason=ScoreReason.MODEL_ERROR,
-            )
+            raise model_error(self.poison_status)
         return Answer([rating_of(text) for text in texts], "A")
 
 
@@ -83,7 +75,13 @@ def score(
 
 
 def throttled() -> EndpointError:
-    return EndpointError("ThrottlingException", is_retryable=True)
+    return EndpointError("ThrottlingException", FailureKind.LOAD)
+
+
+def model_error(status: int) -> EndpointError:
+    kind = FailureKind.ROWS if status < 500 else FailureKind.MODEL
+    kind = FailureKind.LOAD if status == 503 else kind
+    return EndpointError(f"ModelError {status}", kind, reason=ScoreReason.MODEL_ERROR)
 
 
 @given(st.lists(st.text()), st.integers(1, 7), st.integers(1, 5))
@@ -154,16 +152,15 @@ def test_each_row_is_asked_of_its_own_variant(
         max_size=40,
     ),
     st.integers(1, 20),
-    st.sampled_from([0, 1, 100]),
     st.sampled_from([400, 500]),
 )
 def test_whatever_is_asked_together_only_the_poison_fails(
-    rows: list[tuple[str, str | None]], max_request_rows: int, cache_texts: int, status: int
+    rows: list[tuple[str, str | None]], max_request_rows: int, status: int
 ) -> None:
     async def no_pause(seconds: float) -> None:
         await asyncio.sleep(0)
 
-    options = ScoringOptions(max_request_rows=max_request_rows, cache_texts=cache_texts)
+    options = ScoringOptions(max_request_rows=max_request_rows)
     scorer = Scorer(Endpoint(poison="poison", poison_status=status), options, sleep=no_pause)
     results = asyncio.run(
         scorer.score([text for text, _ in rows], [variant for _, variant in rows])
@@ -250,8 +247,8 @@ def test_a_row_without_a_sound_answer_fails(labels: list[object]) -> None:
     results, _ = score(BadAnswers("b", labels), ["a", "b"], max_attempts=2)
     assert isinstance(results[0], Scored)
     assert isinstance(results[1], Failed)
-    # Twice with the other row, twice alone, once more between two controls.
-    assert (results[1].reason, results[1].attempts) == ("bad_answer", 5)
+    # Twice with the other row, twice by itself, twice more with nothing else in flight.
+    assert (results[1].reason, results[1].attempts) == ("bad_answer", 6)
 
 
 class Hanging(Endpoint):
@@ -287,7 +284,8 @@ def test_a_row_on_which_the_model_hangs_costs_one_row() -> None:
     assert isinstance(results[41], Failed)
     assert results[41].reason == "timeout"
     hung = sum("text 41" in request for request in endpoint.requests)
-    assert hung == endpoint.cancelled == 2 + 1 + 3
+    # The request, a part of it, the row; then twice with nothing else in flight.
+    assert hung == endpoint.cancelled == 1 + 1 + 1 + 2
 
 
 @pytest.mark.parametrize("rows", [1, 64])
@@ -296,7 +294,7 @@ def test_when_the_model_fails_every_row_the_endpoint_is_out_of_order(rows: int) 
         async def __call__(
             self, texts: Sequence[str], inference_id: str, variant: str | None
         ) -> Answer:
-            raise EndpointError("ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR)
+            raise model_error(503)
 
     with pytest.raises(EndpointUnavailableError, match="last failure: ModelError 503"):
         score(OutOfOrder(), ["a"] * rows, deadline_s=0.2, max_attempts=1)
@@ -313,9 +311,7 @@ def test_an_outage_in_the_middle_of_a_batch_costs_no_row(
         ) -> Answer:
             if 2 <= len(self.requests) < last_failure:
                 self.requests.append(list(texts))
-                raise EndpointError(
-                    "ModelError 503", is_retryable=True, reason=ScoreReason.MODEL_ERROR
-                )
+                raise model_error(503)
             return await super().__call__(texts, inference_id, variant)
 
     texts = [f"text {row}" for row in range(256)]
@@ -344,11 +340,8 @@ def test_a_model_that_hangs_for_a_while_costs_no_row(outage_s: float) -> None:
 
 
 def test_a_control_from_before_an_outage_proves_nothing_after_it() -> None:
-    def failing() -> EndpointError:
-        return EndpointError("503", is_retryable=True, reason=ScoreReason.MODEL_ERROR)
-
     control = Answer([3], "A")
-    endpoint = Endpoint([failing(), control, throttled(), failing(), control])
+    endpoint = Endpoint([model_error(503), control, throttled(), model_error(503), control])
     results, _ = score(endpoint, ["a"], max_attempts=1)
     assert isinstance(results[0], Scored)
 
@@ -360,25 +353,46 @@ def test_a_poison_row_is_found_whatever_surrounds_it(rows: int, max_in_flight: i
     endpoint = Endpoint(poison=texts[-1], poison_status=500)
     results, _ = score(endpoint, texts, max_in_flight=max_in_flight, deadline_s=20)
     assert [row for row, result in enumerate(results) if isinstance(result, Failed)] == [rows - 1]
-    # Its three chances, and one more between two controls.
-    assert endpoint.requests.count([texts[-1]]) == 4
+    # Twice as a part of a request, thrice where it is one, and thrice with nothing else in flight.
+    assert endpoint.requests.count([texts[-1]]) == (6 if rows == 1 else 5)
 
 
-def test_rows_that_are_all_rejected_all_fail() -> None:
-    class Rejecting(Endpoint):
-        async def __call__(
-            self, texts: Sequence[str], inference_id: str, variant: str | None
-        ) -> Answer:
-            if texts == [CONTROL_TEXT]:
-                return Answer([3], "A")
-            self.requests.append(list(texts))
-            raise EndpointError("no", is_retryable=False, reason=ScoreReason.MODEL_ERROR)
+class Rejecting(Endpoint):
+    """Rejects all but the control text and a few known ones."""
 
+    def __init__(self, known: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.known = {CONTROL_TEXT, *known}
+
+    async def __call__(
+        self, texts: Sequence[str], inference_id: str, variant: str | None
+    ) -> Answer:
+        answer = await super().__call__(texts, inference_id, variant)
+        if not self.known.issuperset(texts):
+            raise model_error(400)
+        return answer
+
+
+def test_a_few_rows_that_are_all_rejected_all_fail() -> None:
     endpoint = Rejecting()
-    results, pauses = score(endpoint, ["a"] * 64)
+    results, _ = score(endpoint, ["a", "b"])
+    assert [type(row) for row in results] == [Failed] * 2
+    # Together, then each twice, with a control after each.
+    assert len([request for request in endpoint.requests if request != [CONTROL_TEXT]]) == 1 + 4
+
+
+def test_an_endpoint_that_rejects_every_row_is_out_of_order_not_the_rows() -> None:
+    with pytest.raises(EndpointUnavailableError, match="not one of 64 rows is answered"):
+        score(Rejecting(), ["a"] * 64)
+
+
+def test_rows_that_are_all_rejected_fail_while_an_earlier_review_is_answered_again() -> None:
+    endpoint = Rejecting(["good"])
+    scorer = Scorer(endpoint, ScoringOptions())
+    assert isinstance(asyncio.run(scorer.score(["good"]))[0], Scored)
+    results = asyncio.run(scorer.score(["a"] * 64))
     assert [type(row) for row in results] == [Failed] * 64
-    assert len(endpoint.requests) == 1 + 8 + 64
-    assert pauses == []
+    assert [CONTROL_TEXT, "good"] in endpoint.requests
 
 
 def test_a_model_that_rejects_whatever_it_is_asked_is_out_of_order() -> None:
@@ -387,7 +401,7 @@ def test_a_model_that_rejects_whatever_it_is_asked_is_out_of_order() -> None:
             self, texts: Sequence[str], inference_id: str, variant: str | None
         ) -> Answer:
             raise EndpointError(
-                "wrong content type", is_retryable=False, reason=ScoreReason.MODEL_ERROR
+                "wrong content type", FailureKind.ROWS, reason=ScoreReason.MODEL_ERROR
             )
 
     with pytest.raises(EndpointUnavailableError, match="wrong content type"):
@@ -400,7 +414,7 @@ def test_nothing_of_a_failed_batch_outlives_the_call() -> None:
             self, texts: Sequence[str], inference_id: str, variant: str | None
         ) -> Answer:
             if "wrong" in texts:
-                raise EndpointError("no such endpoint", is_retryable=False)
+                raise EndpointError("no such endpoint", FailureKind.CALL)
             return await super().__call__(texts, inference_id, variant)
 
     async def score_and_look() -> set[asyncio.Task[object]]:
@@ -419,7 +433,7 @@ def test_throttling_does_not_count_against_a_row() -> None:
         [
             throttled(),
             throttled(),
-            EndpointError("x", is_retryable=True, reason=ScoreReason.MODEL_ERROR),
+            model_error(500),
         ]
     )
     results, _ = score(endpoint, ["a"], max_attempts=2)
@@ -427,7 +441,7 @@ def test_throttling_does_not_count_against_a_row() -> None:
 
 
 def test_a_call_that_no_row_can_mend_is_raised() -> None:
-    endpoint = Endpoint([EndpointError("ValidationError: no such endpoint", is_retryable=False)])
+    endpoint = Endpoint([EndpointError("ValidationError: no such endpoint", FailureKind.CALL)])
     with pytest.raises(EndpointUnavailableError, match="no such endpoint"):
         score(endpoint, ["a", "b"])
     assert len(endpoint.requests) == 1
@@ -460,75 +474,197 @@ def test_a_hanging_attempt_is_given_up_and_tried_again() -> None:
 
 
 def test_requests_grow_for_a_quick_endpoint_and_shrink_for_a_slow_one() -> None:
-    size = RequestSize(512, 0.1)
+    size = RequestSize(512, 0.1, 2.5)
     assert size.rows == 64
     for _ in range(50):
         size.took(size.rows, 0.02 + 0.000_1 * size.rows)
     # 20 ms and 0.1 ms a row: 512 take 71 ms.
     assert size.rows == 512
-    for _ in range(50):
+    for _ in range(300):
         size.took(size.rows, 0.02 + 0.000_5 * size.rows)
-    assert 150 <= size.rows <= 160
-    for _ in range(50):
-        size.took(size.rows, 60.0)
-    assert size.rows == 64
-    assert RequestSize(10, 0.1).rows == 10
+    assert 150 <= size.rows <= 170
+    for _ in range(300):
+        size.took(size.rows, 0.2 * size.rows)
+    # 64 would take 12.8 s: no more than 2.5 s.
+    assert size.rows == size.longest == 12
+    assert RequestSize(10, 0.1, 2.5).rows == 10
+
+
+def test_waiting_for_others_does_not_make_requests_small() -> None:
+    size = RequestSize(512, 0.1, 2.5)
+    for _ in range(90):
+        size.took(50, 2.4)
+        size.took(50, 7.2)
+    assert size.rows == 52
 
 
 def test_the_stats_count_what_was_done() -> None:
-    failing = EndpointError("503", is_retryable=True)
-    throttling = EndpointError("slow down", is_retryable=True, is_throttling=True)
+    failing = EndpointError("InternalFailure", FailureKind.SERVICE)
     scorer = Scorer(
-        Endpoint([failing, throttling]), ScoringOptions(max_request_rows=2, backoff_base_s=0.0)
+        Endpoint([failing, throttled()]), ScoringOptions(max_request_rows=2, backoff_base_s=0.0)
     )
     asyncio.run(scorer.score(["a", "b", "c"]))
     stats = scorer.stats
     assert (stats.requests, stats.retries, stats.throttles) == (4, 2, 1)
-    assert (stats.rows, stats.cache_hits) == (3, 0)
+    assert stats.rows == 3
     assert len(stats.latencies_ms) == 2
-    assert scorer.limit.take_peak() == 2
+    assert scorer.take_peak() == 1
+    assert scorer.slots >= 1
 
 
-class TestCache:
-    def scorer(self, endpoint: Endpoint, cache_texts: int = 10) -> Scorer:
-        return Scorer(
-            endpoint, ScoringOptions(cache_texts=cache_texts, max_attempts=1, backoff_base_s=0.0)
-        )
+class TestVariants:
+    """Of two variants, A answers."""
 
-    def test_a_text_is_asked_for_once_and_keeps_the_place_of_its_request(self) -> None:
-        endpoint = Endpoint()
-        scorer = self.scorer(endpoint)
-        first = asyncio.run(scorer.score(["a", "b", "a"]))
-        second = asyncio.run(scorer.score(["c", "b"]))
-        assert endpoint.requests == [["a", "b"], ["c"]]
-        assert first[0] == first[2] != first[1]
-        assert second[1] == first[1]
-        assert isinstance(second[1], Scored)
-        assert (second[1].inference_id, second[1].inference_row) == (endpoint.ids[0], 1)
-        assert (scorer.stats.rows, scorer.stats.cache_hits) == (5, 2)
+    def score(
+        self, variants: dict[str, SimulatedVariant], preferences: list[str | None]
+    ) -> tuple[Predictions, SimulatedEndpoint]:
+        endpoint = SimulatedEndpoint(variants)
+        scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
+        texts = [f"text {row}" for row in range(len(preferences))]
+        return run(scorer.score(texts, preferences)), endpoint
 
-    def test_without_it_a_text_is_asked_for_as_often_as_it_comes(self) -> None:
-        endpoint = Endpoint()
-        asyncio.run(self.scorer(endpoint, 0).score(["a", "a"]))
-        assert endpoint.requests == [["a", "a"]]
+    def test_a_variant_that_does_not_exist_costs_its_rows_their_preference(self) -> None:
+        results, endpoint = self.score({"A": SimulatedVariant()}, ["gone", None] * 1_000)
+        assert set(results.model_variant) == {"A"}
+        assert results.requested_variant == ["gone", None] * 1_000
+        assert endpoint.requests < 60
 
-    def test_another_variant_is_another_question(self) -> None:
-        endpoint = Endpoint()
-        scorer = self.scorer(endpoint)
-        asyncio.run(scorer.score(["a", "a", "a", "a"], ["A", "B", None, "A"]))
-        assert sorted(endpoint.requests) == [["a"]] * 3
+    @pytest.mark.parametrize("weight", [1.0, 9.0])
+    @pytest.mark.parametrize("status", [400, 404, 415])
+    def test_a_variant_that_rejects_everything_costs_no_row(
+        self, status: int, weight: float
+    ) -> None:
+        broken = SimulatedVariant(broken_status=status, weight=weight)
+        results, endpoint = self.score({"A": SimulatedVariant(), "B": broken}, [None, "B"] * 1_000)
+        assert set(results.model_variant) == {"A"}
+        assert results.requested_variant == [None, "B"] * 1_000
+        assert endpoint.requests - endpoint.misrouted < 100
 
-    def test_the_text_that_was_not_used_for_longest_is_forgotten(self) -> None:
-        endpoint = Endpoint()
-        scorer = self.scorer(endpoint, 2)
-        for text in ("a", "b", "a", "c", "a", "b"):
-            asyncio.run(scorer.score([text]))
-        assert endpoint.requests == [["a"], ["b"], ["c"], ["b"]]
+    def test_a_slow_variant_does_not_hold_up_the_others(self) -> None:
+        slow = SimulatedVariant(capacity=1, row_s=0.02)
+        endpoint = SimulatedEndpoint({"A": SimulatedVariant(), "B": slow})
+        scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
 
-    def test_failures_are_asked_for_again(self) -> None:
-        endpoint = Endpoint(poison="bad")
-        scorer = self.scorer(endpoint)
-        results = asyncio.run(scorer.score(["bad", "bad"]))
-        assert [type(row) for row in results] == [Failed, Failed]
-        endpoint.poison = None
-        assert isinstance(asyncio.run(scorer.score(["bad"]))[0], Scored)
+        async def answered_by_a() -> int:
+            texts = [f"text {row}" for row in range(2_000)]
+            scoring = asyncio.ensure_future(scorer.score(texts, ["A", "B"] * 1_000))
+            await asyncio.sleep(2.0)
+            served = endpoint.variants["A"].rows
+            await scoring
+            return served
+
+        assert run(answered_by_a()) == 1_000
+
+
+@pytest.mark.parametrize("overload", [0, 429, 502, 503, 504, "throttle"])
+@pytest.mark.parametrize("capacity", [1, 4, 8, 16])
+def test_a_container_that_sheds_load_costs_no_row_and_few_requests(
+    capacity: int, overload: Overload
+) -> None:
+    variant = SimulatedVariant(capacity=capacity, overload=overload, latency_s=0.3, row_s=0.0)
+    endpoint = SimulatedEndpoint({"A": variant})
+    scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
+
+    async def batches() -> None:
+        for _ in range(3):
+            results = await scorer.score([f"text {row}" for row in range(2_000)])
+            assert results.answered == 2_000
+
+    run(batches())
+    assert endpoint.requests <= 4 * 96
+
+
+@pytest.mark.parametrize("notices_departures", [True, False])
+def test_a_queue_that_grows_slows_the_client_before_requests_time_out(
+    notices_departures: bool,
+) -> None:
+    variant = SimulatedVariant(
+        capacity=2, latency_s=0.0, row_s=0.05, notices_departures=notices_departures
+    )
+    endpoint = SimulatedEndpoint({"A": variant})
+    scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
+
+    async def seconds() -> list[float]:
+        found = []
+        for _ in range(3):
+            begin_s = asyncio.get_running_loop().time()
+            results = await scorer.score([f"text {row}" for row in range(2_000)])
+            assert results.answered == 2_000
+            found.append(asyncio.get_running_loop().time() - begin_s)
+        return found
+
+    # 2,000 rows of 50 ms in two workers are 50 s of work.
+    _, *learnt_s = run(seconds())
+    assert max(learnt_s) < 55
+    assert endpoint.requests <= 4 * 3 * 40
+
+
+class TestLater:
+    """What a worker has learned must not harm it later."""
+
+    def batch(self, scorer: Scorer, rows: int, *bad: str) -> Predictions:
+        return run(scorer.score([*bad, *(f"text {row}" for row in range(rows - len(bad)))]))
+
+    def test_a_poison_row_costs_a_long_lived_worker_no_more_than_a_new_one(self) -> None:
+        endpoint = SimulatedEndpoint({"A": SimulatedVariant()}, {"bad": "fail"})
+        scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
+        for _ in range(1_100):
+            self.batch(scorer, 1)
+        before = endpoint.requests
+        results = self.batch(scorer, 2, "bad")
+        assert [type(row) for row in results] == [Failed, Scored]
+        assert endpoint.requests - before <= 4 + 40
+
+    def test_a_dead_variant_does_not_hold_up_what_another_one_answers(self) -> None:
+        variants = {"A": SimulatedVariant(failure_rate=1.0), "B": SimulatedVariant()}
+        scorer = Scorer(SimulatedEndpoint(variants), ScoringOptions(), rng=random.Random(7))
+        for _ in range(3):
+            assert self.batch(scorer, 2_000).answered == 2_000
+
+    def test_rows_that_prefer_a_dead_variant_are_answered_by_the_default(self) -> None:
+        variants = {"A": SimulatedVariant(), "B": SimulatedVariant(failure_rate=1.0, weight=0.0)}
+        scorer = Scorer(SimulatedEndpoint(variants), ScoringOptions(), rng=random.Random(7))
+        results = run(scorer.score(["text"] * 100, ["B"] * 100))
+        assert set(results.model_variant) == {"A"}
+        assert set(results.requested_variant) == {"B"}
+
+    def test_a_slower_model_is_taken_as_it_is(self) -> None:
+        variant = SimulatedVariant(row_s=0.000_1)
+        scorer = Scorer(SimulatedEndpoint({"A": variant}), ScoringOptions(), rng=random.Random(7))
+        self.batch(scorer, 2_000)
+        variant.row_s = 0.02
+        for _ in range(12):
+            self.batch(scorer, 2_000)
+        assert scorer.slots >= 8
+
+    def test_controls_keep_to_the_bounds_of_a_request(self) -> None:
+        endpoint = SimulatedEndpoint({"A": SimulatedVariant(most_rows=1)}, {"bad": "fail"})
+        options = ScoringOptions(max_request_rows=1)
+        scorer = Scorer(endpoint, options, rng=random.Random(7))
+        results = self.batch(scorer, 3, "bad")
+        assert [type(row) for row in results] == [Failed, Scored, Scored]
+
+    def test_a_name_that_does_not_exist_leaves_the_weights_to_the_endpoint(self) -> None:
+        variants = {"A": SimulatedVariant(weight=19.0), "B": SimulatedVariant()}
+        endpoint = SimulatedEndpoint(variants)
+        scorer = Scorer(endpoint, ScoringOptions(max_request_rows=4), rng=random.Random(7))
+        for _ in range(3):
+            run(scorer.score(["text"] * 2_000, ["gone", *[None] * 1_999]))
+        assert variants["B"].rows < 0.15 * variants["A"].rows
+
+    def test_names_that_are_not_asked_for_any_more_are_forgotten(self) -> None:
+        endpoint = SimulatedEndpoint({"A": SimulatedVariant()})
+        scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(7))
+        for number in range(20):
+            run(scorer.score(["text"], [f"gone-{number}"]))
+        self.batch(scorer, 1)
+        assert scorer.slots <= 2 * 32
+        assert scorer.known_variants == {None, "A"}
+
+    @pytest.mark.parametrize("failure_rate", [0.1, 0.3])
+    def test_an_endpoint_that_fails_at_random_costs_no_row(self, failure_rate: float) -> None:
+        for seed in range(20):
+            variant = SimulatedVariant(failure_rate=failure_rate)
+            endpoint = SimulatedEndpoint({"A": variant}, seed=seed)
+            scorer = Scorer(endpoint, ScoringOptions(), rng=random.Random(seed))
+            assert self.batch(scorer, 500).answered == 500

@@ -24,7 +24,7 @@ def options(table: streams.Table) -> dict[str, str]:
     [
         streams.reviews_source(AWS, ReviewsConfig(stream="reviews")),
         streams.scored_reviews_sink(AWS, ScoredReviewsConfig(stream="scored-reviews")),
-        streams.scored_reviews_source(AWS, ScoredReviewsConfig(stream="scored-reviews")),
+        streams.scored_records_source(AWS, ScoredReviewsConfig(stream="scored-reviews")),
         streams.review_metrics_sink(AWS, StreamConfig(stream="review-metrics")),
         streams.rating_anomalies_sink(AWS, StreamConfig(stream="rating-anomalies")),
         streams.json_lines_delivery("raw", AWS, DeliveryConfig(delivery_stream="raw")),
@@ -58,7 +58,7 @@ def test_scored_reviews_are_partitioned_by_review_id() -> None:
     "table",
     [
         streams.reviews_source(AWS, ReviewsConfig(stream="reviews")),
-        streams.scored_reviews_source(AWS, ScoredReviewsConfig(stream="scored-reviews")),
+        streams.scored_records_source(AWS, ScoredReviewsConfig(stream="scored-reviews")),
     ],
     ids=lambda table: table.name,
 )

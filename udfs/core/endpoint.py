@@ -1,6 +1,11 @@
-"""SageMaker's InvokeEndpoint as an `Invoke`: one aiobotocore client.
+"""SageMaker's InvokeEndpoint as an `Invoke`: one aiobotocore client, and its table of errors.
 
-Errors follow the InvokeEndpoint reference (Amazon SageMaker Runtime API).
+Sources of the table: the InvokeEndpoint reference of the Amazon SageMaker Runtime API (codes,
+statuses, members of `ModelError`), and what containers answer under load. TorchServe and Multi
+Model Server answer 503 when their queue is full, when no worker is left and, the latter, also for
+an exception of the handler; gunicorn and nginx 502 and 504 when a worker has died or is too slow;
+containers of one's own often 429. Where a container closes the connection or does not answer within
+60 s, SageMaker gives 0 for its status.
 """
 
 from collections.abc import Sequence
@@ -13,41 +18,55 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore import exceptions as boto
+from botocore.parsers import ResponseParserError
 
 from udfs.core.codec import CODECS, BadAnswerError, ContentType
+from udfs.core.failures import EndpointError, FailureKind
+from udfs.core.invocations import Answer
 from udfs.core.predictions import ScoreReason
-from udfs.core.scoring import Answer, EndpointError
 
 # Throttling comes as a 400: only the code tells.
-_THROTTLING_CODES = frozenset(
-    {
-        "ThrottlingException",
-        "ThrottledException",
-        "Throttling",
-        "RequestThrottled",
-        "RequestThrottledException",
-        "ProvisionedThroughputExceededException",
-        "TooManyRequestsException",
-        "RequestLimitExceeded",
-        "SlowDown",
-    }
-)
-_RETRYABLE_CODES = frozenset(
-    {
-        "ModelNotReadyException",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-        "InternalFailure",
-        "InternalDependencyException",
-        "InternalServerException",
-        "RequestTimeout",
-        "RequestTimeoutException",
-        # Temporary credentials that were renewed too late; the next attempt has new ones.
-        "ExpiredToken",
-        "ExpiredTokenException",
-    }
-)
-_RETRYABLE_ERRORS = (
+_KINDS_BY_CODE = {
+    **dict.fromkeys(
+        (
+            "ThrottlingException",
+            "ThrottledException",
+            "Throttling",
+            "RequestThrottled",
+            "RequestThrottledException",
+            "ProvisionedThroughputExceededException",
+            "TooManyRequestsException",
+            "RequestLimitExceeded",
+            "SlowDown",
+            # The variant's instances are not there yet.
+            "ModelNotReadyException",
+            "ServiceUnavailable",
+            "ServiceUnavailableException",
+            "RequestTimeout",
+            "RequestTimeoutException",
+        ),
+        FailureKind.LOAD,
+    ),
+    **dict.fromkeys(
+        (
+            "InternalFailure",
+            "InternalDependencyException",
+            "InternalServerException",
+            # Temporary credentials that were renewed too late; the next attempt has new ones.
+            "ExpiredToken",
+            "ExpiredTokenException",
+        ),
+        FailureKind.SERVICE,
+    ),
+}
+# Of answers without a code of the service's own, as from a proxy.
+_KINDS_BY_STATUS = {
+    **dict.fromkeys((408, 429, 502, 503, 504), FailureKind.LOAD),
+    **dict.fromkeys((500, 530), FailureKind.SERVICE),
+}
+# The container's own status. All other 4xx are about the rows, all others about rows or model.
+_LOAD_STATUSES = frozenset({0, 408, 429, 502, 503, 504})
+_SERVICE_ERRORS = (
     boto.HTTPClientError,
     boto.ConnectionError,
     boto.IncompleteReadError,
@@ -56,7 +75,10 @@ _RETRYABLE_ERRORS = (
     aiohttp.ClientError,
     OSError,
 )
-_RETRYABLE_STATUSES = frozenset({408, 500, 502, 503, 504, 530})
+
+# An endpoint has at most ten production variants. Each has a concurrency limit, so has its default.
+_MAX_LIMITS = 11
+_DESCRIPTION_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +98,8 @@ class EndpointOptions:
         weights.
     content_type
         Of request and answer, see `CODECS`.
-    max_connections
-        Connections kept open; no fewer than requests in flight.
+    max_in_flight
+        Requests in flight to one variant, at most: there are connections for those to all.
     timeout_s
         Of the socket: one attempt's time, so that a hung connection is given back.
     """
@@ -87,7 +109,7 @@ class EndpointOptions:
     endpoint_url: str | None = None
     target_variant: str | None = None
     content_type: ContentType = "application/jsonlines"
-    max_connections: int = 16
+    max_in_flight: int = 32
     timeout_s: float = 10.0
 
 
@@ -113,17 +135,7 @@ class SageMakerInvoke:
     async def __aenter__(self) -> Self:
         options = self._options
         self._client = await self._exit.enter_async_context(
-            get_session().create_client(
-                "sagemaker-runtime",
-                region_name=options.region,
-                endpoint_url=options.endpoint_url,
-                config=AioConfig(
-                    max_pool_connections=options.max_connections,
-                    connect_timeout=options.timeout_s,
-                    read_timeout=options.timeout_s,
-                    retries={"total_max_attempts": 1},
-                ),
-            )
+            _client("sagemaker-runtime", options, options.timeout_s)
         )
         return self
 
@@ -145,59 +157,142 @@ class SageMakerInvoke:
         EndpointError
             Whatever went wrong, sorted by `classified` and by what the answer looks like.
         """
-        request = {
+        request: dict[str, str | bytes] = {
             "EndpointName": self._options.name,
             "ContentType": self._codec.content_type,
             "Accept": self._codec.content_type,
             "InferenceId": inference_id,
-            "Body": self._codec.encode(texts),
         }
         target_variant = variant or self._options.target_variant
         if target_variant is not None:
             request["TargetVariant"] = target_variant
         try:
+            request["Body"] = self._codec.encode(texts)
             response = await self._client.invoke_endpoint(**request)
             body = await response["Body"].read()
-        except (boto.ClientError, boto.BotoCoreError, aiohttp.ClientError, OSError) as error:
-            raise classified(error) from error
+        except _ERRORS as error:
+            failure = classified(error, names_variant=variant is not None)
+            if failure.kind is FailureKind.CALL and target_variant is not None:
+                raise EndpointError(
+                    f"{failure} (target variant {target_variant!r}; {await self._variants()})",
+                    FailureKind.CALL,
+                ) from error
+            raise failure from error
         try:
             labels = self._codec.decode(body)
         except BadAnswerError as error:
             raise EndpointError(
-                str(error), is_retryable=True, reason=ScoreReason.BAD_ANSWER
+                str(error),
+                FailureKind.MODEL,
+                reason=ScoreReason.BAD_ANSWER,
+                variant=response.get("InvokedProductionVariant"),
             ) from error
         return Answer(labels, response.get("InvokedProductionVariant", ""))
 
+    async def _variants(self) -> str:
+        """Say which variants the endpoint has, for the message of an error."""
+        try:
+            async with _client("sagemaker", self._options, _DESCRIPTION_TIMEOUT_S) as client:
+                endpoint = await client.describe_endpoint(EndpointName=self._options.name)
+        except _ERRORS as error:
+            return f"the existing ones cannot be listed: {classified(error)}"
+        variants = endpoint.get("ProductionVariants", [])
+        names = sorted(variant["VariantName"] for variant in variants)
+        return f"existing variants: {', '.join(names)}"
 
-def classified(error: Exception) -> EndpointError:
-    """Sort a failed call by whether it may heal and whether its rows may be to blame.
 
-    Throttling, 5xx and lost connections heal. A ModelError is about the rows; with an original
-    status 5xx, or none, it may heal as well. Whatever else the service says (no such endpoint, no
-    such variant, access denied, no credentials) is about the call itself and no later call mends
-    it.
+def _client(service: str, options: EndpointOptions, timeout_s: float) -> Any:
+    return get_session().create_client(
+        service,
+        region_name=options.region,
+        endpoint_url=options.endpoint_url,
+        config=AioConfig(
+            max_pool_connections=options.max_in_flight * _MAX_LIMITS,
+            connect_timeout=timeout_s,
+            read_timeout=timeout_s,
+            retries={"total_max_attempts": 1},
+        ),
+    )
+
+
+_ERRORS = (
+    boto.ClientError,
+    boto.BotoCoreError,
+    ResponseParserError,
+    # Of botocore's parsers: a member of an error that is not of its type.
+    ValueError,
+    aiohttp.ClientError,
+    OSError,
+)
+
+
+def classified(error: Exception, *, names_variant: bool = False) -> EndpointError:
+    """Return a failed call as an `EndpointError` of its kind.
+
+    Parameters
+    ----------
+    error
+        One of the SDK's, or of the connection.
+    names_variant
+        Whether the request named a variant of its own: a call that the service refuses may then be
+        answered without that name.
     """
     if not isinstance(error, boto.ClientError):
-        return EndpointError(
-            f"{type(error).__name__}: {error}", is_retryable=isinstance(error, _RETRYABLE_ERRORS)
-        )
+        message = f"{type(error).__name__}: {error}"
+        if isinstance(error, _SERVICE_ERRORS):
+            return EndpointError(message, FailureKind.SERVICE)
+        if isinstance(error, boto.BotoCoreError):
+            return EndpointError(message, FailureKind.CALL)
+        return EndpointError(message, FailureKind.MODEL, reason=ScoreReason.BAD_ANSWER)
     response: dict[str, Any] = dict(error.response)
     code = str(response.get("Error", {}).get("Code", ""))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    status = _number(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     message = f"{code} ({status}): {response.get('Error', {}).get('Message', '')}"[:1000]
     if code == "ModelError":
-        original_status = int(response.get("OriginalStatusCode", 0))
-        return EndpointError(
-            f"{message} (original status {original_status})",
-            # Where the container does not answer in time, SageMaker gives 0 for its status.
-            is_retryable=original_status == 0 or original_status >= 500,
-            reason=ScoreReason.MODEL_ERROR,
-        )
+        return _model_error(message, response)
     if status == 413:
-        return EndpointError(message, is_retryable=False, reason=ScoreReason.REQUEST_TOO_LARGE)
-    is_throttling = code in _THROTTLING_CODES or status == 429
+        return EndpointError(message, FailureKind.ROWS, reason=ScoreReason.REQUEST_TOO_LARGE)
+    kind = _KINDS_BY_CODE.get(code) or _KINDS_BY_STATUS.get(status or 0)
+    if kind is None:
+        is_variant = names_variant and code in ("ValidationError", "ValidationException")
+        kind = FailureKind.VARIANT if is_variant else FailureKind.CALL
+    return EndpointError(message, kind)
+
+
+def _model_error(message: str, response: dict[str, Any]) -> EndpointError:
+    original = response.get("OriginalStatusCode", 0)
+    status = _number(original)
+    if status in _LOAD_STATUSES:
+        kind = FailureKind.LOAD
+    elif status is not None and 400 <= status < 500:
+        kind = FailureKind.ROWS
+    else:
+        kind = FailureKind.MODEL
     return EndpointError(
-        message,
-        is_retryable=is_throttling or code in _RETRYABLE_CODES or status in _RETRYABLE_STATUSES,
-        is_throttling=is_throttling,
+        f"{message} (original status {original})",
+        kind,
+        reason=ScoreReason.MODEL_ERROR,
+        variant=_variant_of(str(response.get("LogStreamArn", ""))),
     )
+
+
+def _number(value: object) -> int | None:
+    """Return a status as a number; None where it is not one.
+
+    >>> _number(503), _number("503"), _number("abc"), _number(None)
+    (503, 503, None, None)
+    """
+    try:
+        return int(str(value))
+    except ValueError:
+        return None
+
+
+def _variant_of(log_stream_arn: str) -> str | None:
+    """Return the variant whose container has written a log stream; None if it does not say.
+
+    >>> _variant_of("arn:aws:logs:r:1:log-group:/aws/sagemaker/Endpoints/e:log-stream:B/i-1")
+    'B'
+    """
+    stream = log_stream_arn.partition(":log-stream:")[2]
+    return stream.partition("/")[0] or None

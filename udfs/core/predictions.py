@@ -23,12 +23,14 @@ class ScoreReason(StrEnum):
 class Scored:
     """A prediction.
 
-    `star_rating` is 1..5; `inference_id` names the request and `inference_row` the row in it
-    (from 0), as the endpoint's data capture has them.
+    `star_rating` is 1..5; `model_variant` is the variant that answered, and `requested_variant` the
+    one that was asked for, None unless it differs; `inference_id` names the request and
+    `inference_row` the row in it (from 0), as the endpoint's data capture has them.
     """
 
     star_rating: int
     model_variant: str
+    requested_variant: str | None
     inference_id: str
     inference_row: int
     attempts: int
@@ -48,7 +50,7 @@ class Predictions(Sequence[Scored | Failed]):
 
     Attributes
     ----------
-    star_rating, model_variant, inference_id, inference_row
+    star_rating, model_variant, requested_variant, inference_id, inference_row
         As of `Scored`; length n, None where there is no prediction.
     attempts
         Length n.
@@ -59,6 +61,7 @@ class Predictions(Sequence[Scored | Failed]):
     def __init__(self, rows: int) -> None:
         self.star_rating: list[int | None] = [None] * rows
         self.model_variant: list[str | None] = [None] * rows
+        self.requested_variant: list[str | None] = [None] * rows
         self.inference_id: list[str | None] = [None] * rows
         self.inference_row: list[int | None] = [None] * rows
         self.attempts: list[int] = [0] * rows
@@ -67,6 +70,11 @@ class Predictions(Sequence[Scored | Failed]):
 
     def __len__(self) -> int:
         return len(self.attempts)
+
+    @property
+    def answered(self) -> int:
+        """How many rows have a prediction."""
+        return len(self) - self.star_rating.count(None)
 
     @overload
     def __getitem__(self, row: int) -> Scored | Failed: ...
@@ -82,7 +90,14 @@ class Predictions(Sequence[Scored | Failed]):
         inference_id, inference_row = self.inference_id[row], self.inference_row[row]
         if rating is None or variant is None or inference_id is None or inference_row is None:
             raise LookupError(f"row {row} is not through yet")
-        return Scored(rating, variant, inference_id, inference_row, self.attempts[row])
+        return Scored(
+            rating,
+            variant,
+            self.requested_variant[row],
+            inference_id,
+            inference_row,
+            self.attempts[row],
+        )
 
     def __setitem__(self, row: int, outcome: Scored | Failed) -> None:
         self.attempts[row] = outcome.attempts
@@ -91,6 +106,7 @@ class Predictions(Sequence[Scored | Failed]):
         else:
             self.star_rating[row] = outcome.star_rating
             self.model_variant[row] = outcome.model_variant
+            self.requested_variant[row] = outcome.requested_variant
             self.inference_id[row] = outcome.inference_id
             self.inference_row[row] = outcome.inference_row
 
@@ -99,18 +115,23 @@ class Predictions(Sequence[Scored | Failed]):
         rows: Sequence[int],
         ratings: list[int],
         variant: str,
+        requested_variant: str | None,
         inference_id: str,
         attempts: int,
     ) -> None:
         """Note the answer to one request: `ratings` of the rows at the places `rows`."""
         count = len(ratings)
+        requested = None if requested_variant == variant else requested_variant
         if isinstance(rows, range) and rows.step == 1:
             place = slice(rows.start, rows.stop)
             self.star_rating[place] = ratings
             self.model_variant[place] = [variant] * count
+            self.requested_variant[place] = [requested] * count
             self.inference_id[place] = [inference_id] * count
             self.inference_row[place] = range(count)
             self.attempts[place] = [attempts] * count
         else:
             for inference_row, (row, rating) in enumerate(zip(rows, ratings, strict=True)):
-                self[row] = Scored(rating, variant, inference_id, inference_row, attempts)
+                self[row] = Scored(
+                    rating, variant, requested, inference_id, inference_row, attempts
+                )

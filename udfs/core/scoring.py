@@ -1,175 +1,44 @@
 """Predictions for many texts through one endpoint: packed, concurrent, retried, checked.
 
-The endpoint sets the pace: throttling takes slots away, answers give them back one by one
-(`ConcurrencyLimit`), and requests grow only as long as they are answered quickly.
-
-Two kinds of failure are kept apart. What the model says about *rows* (it rejects them, or its
-answer does not fit them) ends as `Failed` for the rows to blame, found by cutting the request up.
-What befalls the *endpoint* (throttling, outage, wrong name) is no fault of any row: it is retried
-until the deadline and then raised, so that the caller reads the same rows again and skips none.
+The endpoint sets the pace (`udfs.core.concurrency`), and an endpoint in trouble costs time, never a
+row. A row is given up only where the row itself is shown to be the cause (`udfs.core.trials`); all
+else is retried until the deadline and then raised, so that the caller reads the same rows again and
+skips none. Kinds of failures: see `udfs.core.failures`.
 """
 
 import asyncio
 import random
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
-from udfs.core.concurrency import ConcurrencyLimit
-from udfs.core.packing import RequestSize, pack
-from udfs.core.predictions import Failed, Predictions, Scored, ScoreReason
-from udfs.core.text_cache import TextCache
+from udfs.core.concurrency import Slot
+from udfs.core.failures import EndpointError, EndpointUnavailableError, FailureKind
+from udfs.core.invocations import (
+    Invocations,
+    Invoke,
+    Request,
+    ScoringOptions,
+    ScoringStats,
+    new_inference_id,
+)
+from udfs.core.packing import first_request
+from udfs.core.predictions import Predictions, ScoreReason
+from udfs.core.trials import Trials, part_rows
 
-MAX_REQUEST_BYTES = 6_291_456
-"""Largest InvokeEndpoint body that SageMaker takes."""
-
-_MIN_RATING, _MAX_RATING = 1, 5
-_RATINGS = frozenset(range(_MIN_RATING, _MAX_RATING + 1))
-
-# Parts that a rejected request is cut into: eight find a bad row of 64 in two steps, where halves
-# need six, at the price of a few more requests.
-_PARTS = 8
-
-CONTROL_TEXT = "It works."
-"""What the endpoint is asked before a row is given up: if it answers, it is in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoringOptions:
-    """How requests are made.
-
-    Attributes
-    ----------
-    max_request_rows, max_request_bytes
-        A request is closed before it exceeds either.
-    request_time_s
-        Requests of more than 64 rows are made only as long as they are answered within this.
-    max_in_flight
-        Requests under way at once, where the endpoint does not throttle them: see
-        `ConcurrencyLimit`.
-    attempt_timeout_s
-        One attempt, from sending to the last byte. SageMaker gives the container 60 s.
-    max_attempts
-        Failures that its rows may have caused, before a request is cut up or its row given up.
-    deadline_s
-        From the call to the last answer: an outage that lasts longer is raised. A batch under way
-        holds the checkpoint barrier back, so this must be well below the checkpoint timeout; and
-        at least `isolation_s`.
-    backoff_base_s, backoff_cap_s
-        Attempt k is followed by a pause drawn evenly from 0 to min(cap, base * 2**k): "full
-        jitter" of the AWS Architecture Blog, Exponential Backoff And Jitter.
-    cache_texts
-        So many of the latest texts are not asked for again; 0: none.
-    """
-
-    max_request_rows: int = 512
-    max_request_bytes: int = MAX_REQUEST_BYTES
-    request_time_s: float = 0.1
-    max_in_flight: int = 32
-    attempt_timeout_s: float = 10.0
-    max_attempts: int = 3
-    deadline_s: float = 150.0
-    backoff_base_s: float = 0.05
-    backoff_cap_s: float = 5.0
-    cache_texts: int = 0
-
-
-@dataclass(slots=True)
-class ScoringStats:
-    """What was done since the scorer was made; an embedding reads it between batches.
-
-    Attributes
-    ----------
-    requests, retries, throttles
-        Attempts sent, controls included; those of them that were not the first for their rows;
-        those that the endpoint throttled.
-    rows, cache_hits
-        Rows that are through, scored or failed; those of them that needed no request.
-    latencies_ms
-        Of every request that was answered: from sending to the last byte. Whoever reads them
-        clears them.
-    """
-
-    requests: int = 0
-    retries: int = 0
-    throttles: int = 0
-    rows: int = 0
-    cache_hits: int = 0
-    latencies_ms: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What the endpoint said: one label a row, as decoded, and the variant that said it."""
-
-    labels: Sequence[object]
-    model_variant: str
-
-
-class Invoke(Protocol):
-    """One request: k texts in, their answer out; raises `EndpointError` and nothing else."""
-
-    def __call__(
-        self, texts: Sequence[str], inference_id: str, variant: str | None
-    ) -> Awaitable[Answer]:
-        """Send one request under `inference_id`, which is new for every attempt.
-
-        `variant` is the production variant to ask, None for the endpoint's default.
-        """
-
-
-class EndpointError(Exception):
-    """A request that failed.
-
-    Parameters
-    ----------
-    message
-        What happened, with the service's own code.
-    is_retryable
-        Whether the same request may succeed later.
-    reason
-        The reason code where the rows may be to blame, None where it is the endpoint.
-    is_throttling
-        Whether the endpoint asks for fewer requests.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        is_retryable: bool,
-        reason: ScoreReason | None = None,
-        is_throttling: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.is_retryable = is_retryable
-        self.reason = reason
-        self.is_throttling = is_throttling
-
-
-class EndpointUnavailableError(Exception):
-    """The endpoint gave no answer in time, or can give none: read the rows again later."""
-
-
-def new_inference_id() -> str:
-    """Return a random id of 32 characters (SageMaker takes up to 64)."""
-    return uuid.uuid4().hex
+# Of a part, until it is cut up: that a request with its rows has failed is known already.
+_PART_FAILURES = 2
+# If none of so many rows is answered, the endpoint is at fault and not the rows.
+_ROWS_OF_EVIDENCE = 8
 
 
 class Scorer:
     """Scores batches of texts through one `Invoke`, one batch at a time.
 
-    A request that the model rejects is cut into parts, until the rejected row stands alone. It is
-    given up if the endpoint answers for a control text right after; where the failure may heal
-    (timeout, 5xx, an answer that does not fit), if it does so before and after yet another attempt.
-    Else it is the endpoint that is out of order.
+    First all requests are sent concurrently. What fails there is sent again; what may be the fault
+    of its rows is cut into parts, until a row stands alone. Rows and requests that go on failing
+    for reasons that load could explain are then asked alone, one at a time: see `Trials`.
 
-    A request that failed through no fault of its rows keeps its slot while it waits to be sent
-    again, so that an endpoint in trouble gets no more than as many attempts as there are slots.
-
-    What it learns about the endpoint (how many slots, how large a request) and the cache outlive
-    the batch.
+    What it learns about each variant (how many requests, how large) outlives the batch.
 
     Parameters
     ----------
@@ -183,12 +52,11 @@ class Scorer:
     Attributes
     ----------
     stats
-        What was done so far.
-    limit
-        The slots.
+        Counters.
 
     Examples
     --------
+    >>> from udfs.core.invocations import Answer
     >>> async def five(texts, inference_id, variant):
     ...     return Answer([5 for _ in texts], variant or "AllTraffic")
     >>> scorer = Scorer(five, ScoringOptions(), new_id=lambda: "request-1")
@@ -205,17 +73,27 @@ class Scorer:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         new_id: Callable[[], str] = new_inference_id,
     ) -> None:
-        self._invoke = invoke
+        self._invocations = Invocations(invoke, options, rng=rng, sleep=sleep, new_id=new_id)
         self._options = options
-        self._rng = rng or random.Random()
-        self._sleep = sleep
-        self._new_id = new_id
-        self._size = RequestSize(options.max_request_rows, options.request_time_s)
-        self._cache: TextCache[Scored] | None = (
-            TextCache(options.cache_texts) if options.cache_texts else None
-        )
-        self.limit = ConcurrencyLimit(options.max_in_flight)
-        self.stats = ScoringStats()
+
+    @property
+    def stats(self) -> ScoringStats:
+        """Counters since the scorer was made."""
+        return self._invocations.stats
+
+    @property
+    def slots(self) -> int:
+        """Requests that may be in flight at once, to all variants that were asked together."""
+        return sum(variant.limit.slots for variant in self._invocations.asked())
+
+    @property
+    def known_variants(self) -> set[str | None]:
+        """Names of the variants that something is remembered of; None: the endpoint's default."""
+        return set(self._invocations.variants)
+
+    def take_peak(self) -> int:
+        """Return the most requests that were in flight at once since the last call, likewise."""
+        return sum(variant.limit.take_peak() for variant in self._invocations.asked())
 
     async def score(
         self, texts: Sequence[str], variants: Sequence[str | None] | None = None
@@ -228,273 +106,265 @@ class Scorer:
             Length n, none of them None; n may be 0.
         variants
             The production variant to ask for each text, length n; None, also in the place of one
-            of them: the endpoint's default. Texts of one variant share requests.
+            of them: the endpoint's default. Texts of one variant share requests. Where a variant
+            does not exist, or fails for its control text as well, the endpoint's default answers.
 
         Returns
         -------
         Predictions
             Length n. Each row holds the answer to its own text or the reason why there is none.
-            With a cache, a text that was asked for before, or stands in the batch before, has the
-            earlier prediction with the `inference_id`, `inference_row` and `attempts` of the
-            request that was made for it. Failures are not cached.
 
         Raises
         ------
         EndpointUnavailableError
-            The endpoint could not be reached, kept throttling or failing until the deadline, or
-            does not know the request's target. No row is to blame.
+            The endpoint could not be reached, kept throttling or failing until the deadline,
+            answers not one of many rows, or does not exist. No row is given up.
         """
-        predictions = (
-            await self._asked(texts, variants)
-            if self._cache is None
-            else await self._asked_once(self._cache, texts, variants)
-        )
-        self.stats.rows += len(texts)
-        return predictions
-
-    async def _asked_once(
-        self,
-        cache: TextCache[Scored],
-        texts: Sequence[str],
-        variants: Sequence[str | None] | None,
-    ) -> Predictions:
-        predictions = Predictions(len(texts))
-        # Places in the batch, by key: the first of them is asked for.
-        unknown: dict[bytes, list[int]] = {}
-        for row, text in enumerate(texts):
-            key = cache.key(text, None if variants is None else variants[row])
-            scored = cache.get(key)
-            if scored is None:
-                unknown.setdefault(key, []).append(row)
-            else:
-                predictions[row] = scored
-        first = [rows[0] for rows in unknown.values()]
-        asked = await self._asked(
-            [texts[row] for row in first],
-            None if variants is None else [variants[row] for row in first],
-        )
-        for (key, rows), outcome in zip(unknown.items(), asked, strict=True):
-            for row in rows:
-                predictions[row] = outcome
-            if isinstance(outcome, Scored):
-                cache.put(key, outcome)
-        self.stats.cache_hits += len(texts) - len(first)
-        return predictions
-
-    async def _asked(
-        self, texts: Sequence[str], variants: Sequence[str | None] | None
-    ) -> Predictions:
-        batch = _Batch(Predictions(len(texts)))
+        batch = _Batch(self._invocations, self._options, Predictions(len(texts)))
         try:
             async with asyncio.timeout(self._options.deadline_s):
-                await self._all(
-                    self._request(batch, request, self._options.max_attempts)
-                    for request in self._packed(texts, variants)
-                )
+                await batch.score(texts, variants)
         except TimeoutError:
             raise EndpointUnavailableError(
-                f"{batch.answered} of {len(texts)} rows answered within {self._options.deadline_s}"
-                f" s; last failure: {batch.last_failure}"
+                f"{batch.predictions.answered} of {len(texts)} rows answered within"
+                f" {self._options.deadline_s} s; last failure: {self._invocations.last_failure}"
             ) from None
+        self.stats.rows += len(texts)
         return batch.predictions
 
-    def _packed(
-        self, texts: Sequence[str], variants: Sequence[str | None] | None
-    ) -> Iterator["_Request"]:
-        places: dict[str | None, Sequence[int]]
-        if variants is None or not any(variants):
-            places = {None: range(len(texts))}
-        else:
-            lists: dict[str | None, list[int]] = {}
-            for row, (_, variant) in enumerate(zip(texts, variants, strict=True)):
-                lists.setdefault(variant or None, []).append(row)
-            places = dict(lists)
-        for variant, rows in places.items():
-            its_texts = texts if len(rows) == len(texts) else [texts[row] for row in rows]
-            for part in pack(its_texts, self._size.rows, self._options.max_request_bytes):
-                yield _Request(rows[part], its_texts[part], variant)
 
-    async def _all(self, requests: Iterable[Coroutine[Any, Any, None]]) -> None:
-        tasks = [asyncio.ensure_future(request) for request in requests]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            # After a failure of one: none of the others outlives the call.
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+class _Batch:
+    """One batch in progress."""
 
-    async def _request(
-        self, batch: "_Batch", request: "_Request", blames: int, earlier_attempts: int = 0
+    def __init__(
+        self, invocations: Invocations, options: ScoringOptions, predictions: Predictions
     ) -> None:
-        """Ask until there is an answer, or until the rows were to blame `blames` times."""
-        attempts = earlier_attempts
-        was_in_order = False
+        self.predictions = predictions
+        self._invocations = invocations
+        self._options = options
+        self._trials = Trials(invocations, options, predictions)
+        self._group: asyncio.TaskGroup
+        # Requests to be asked alone.
+        self._left: list[Request] = []
+
+    async def score(self, texts: Sequence[str], variants: Sequence[str | None] | None) -> None:
+        await self._invocations.begin_batch({name for name in variants or () if name})
+        is_known = any(variant.neighbour is not None for variant in self._invocations.asked())
+        await self._concurrently(
+            self._send_next(_Queue(texts, rows, variant, self._options.max_request_bytes))
+            for variant, rows in _rows_by_variant(len(texts), variants).items()
+        )
+        while self._left:
+            left, self._left = self._left, []
+            again = await self._trials.hold(left)
+            await self._concurrently(self._send(request) for request in again)
+        if len(texts) >= _ROWS_OF_EVIDENCE and not is_known and not self.predictions.answered:
+            raise EndpointUnavailableError(
+                f"not one of {len(texts)} rows is answered, only the control text is; last"
+                f" failure: {self._invocations.last_failure}"
+            )
+
+    async def _concurrently(self, work: Iterable[Coroutine[Any, Any, None]]) -> None:
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                for coroutine in work:
+                    self._group.create_task(coroutine)
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+    async def _send_next(self, queue: "_Queue") -> None:
+        """Send the next request of a queue as soon as there is a slot; then the rest of it."""
+        is_fit = queue.variant not in self._invocations.unfit
+        name = self._fit_variant(queue.variant if is_fit else None)
+        variant = self._invocations.variant(name)
+        slot = await variant.limit.acquire()
+        # Cut only now: what was answered meanwhile tells how large it may be.
+        request = queue.take(self._invocations.most_rows(name))
+        request.variant = name
+        if queue:
+            self._group.create_task(self._send_next(queue))
+        await self._send(request, slot)
+
+    async def _send(self, request: Request, slot: Slot | None = None) -> None:
         while True:
-            attempts += 1
+            if slot is None:
+                if self._is_repacked(request):
+                    return
+                slot = await self._invocations.variant(request.variant).limit.acquire()
             try:
-                await self._attempt(batch, request, attempts, attempts - earlier_attempts)
+                await self._invocations.ask(request, self.predictions, slot)
             except EndpointError as error:
-                if error.reason is None:
-                    if not error.is_retryable:
-                        raise EndpointUnavailableError(str(error)) from error
-                    was_in_order = False
-                    continue
-                blames -= 1
-                if blames <= 0 or not error.is_retryable:
-                    if len(request.texts) > 1:
-                        await self._cut_up(batch, request, attempts)
-                        return
-                    is_in_order = await self._is_in_order(batch, request.variant)
-                    if is_in_order and (was_in_order or not error.is_retryable):
-                        batch.predictions[request.rows[0]] = Failed(
-                            error.reason, str(error), attempts
-                        )
-                        return
-                    was_in_order = is_in_order
-                await self._sleep(self._backoff_s(attempts - earlier_attempts))
+                if not await self._is_sent_again(request, error):
+                    return
+                slot = None
             else:
                 return
 
-    async def _cut_up(self, batch: "_Batch", request: "_Request", attempts: int) -> None:
-        rows = len(request.texts)
-        part_rows = -(-rows // _PARTS)
-        parts = [
-            _Request(request.rows[part], request.texts[part], request.variant)
-            for start in range(0, rows, part_rows)
-            for part in [slice(start, start + part_rows)]
-        ]
-        # Several rows are tried once before they are cut again; a row alone gets its chances.
-        await self._all(
-            self._request(
-                batch, part, self._options.max_attempts if len(part.texts) == 1 else 1, attempts
-            )
-            for part in parts
-        )
-
-    async def _is_in_order(self, batch: "_Batch", variant: str | None) -> bool:
-        control = _Request([0], [CONTROL_TEXT], variant)
-        try:
-            await self._attempt(_Batch(Predictions(1)), control, 1, 1)
-        except EndpointError as error:
-            batch.last_failure = str(error)
-            return False
+    async def _is_sent_again(self, request: Request, error: EndpointError) -> bool:
+        """Return whether a request is sent again as it is; if not, care for its rows."""
+        match error.kind:
+            case FailureKind.CALL:
+                raise EndpointUnavailableError(str(error)) from error
+            case FailureKind.VARIANT:
+                self._fall_back(request, request.variant)
+                return True
+            case FailureKind.ROWS:
+                return await self._after_rejection(request, error)
+            case FailureKind.MODEL:
+                return await self._after_model_error(request, error)
+            case FailureKind.LOAD if error.reason is ScoreReason.TIMEOUT:
+                return await self._after_timeout(request)
+            case FailureKind.LOAD if error.reason is not None:
+                return self._is_sent_on(request, request.failed(error.kind))
         return True
 
-    async def _attempt(
-        self, batch: "_Batch", request: "_Request", attempts: int, attempts_of_its_own: int
-    ) -> None:
-        """Send a request once and note its answer, or raise.
+    async def _after_rejection(self, request: Request, error: EndpointError) -> bool:
+        is_single = len(request.rows) == 1
+        # To cut a request up, an answer while it was in flight is proof enough; to give a row up,
+        # it takes one from after its failure.
+        answers = None if is_single else request.answers
+        is_unfit = error.variant in self._invocations.unfit
+        if is_unfit or not await self._is_in_order(request, error.variant, answers):
+            if is_unfit or self._invocations.rejects_controls(error.variant):
+                self._fall_back(request, error.variant)
+            await self._invocations.pause(request.variant)
+            return True
+        if not is_single:
+            self._cut_up(request)
+            return False
+        if request.failed(error.kind) < self._trials.rejections_of_proof():
+            return True
+        self._trials.give_up(request, error)
+        return False
 
-        The slot is held for as long as it is under way; where the endpoint is at fault and may
-        heal, also during the pause after it.
-        """
-        async with self.limit.slot() as sent:
-            try:
-                inference_id = self._new_id()
-                answer = await self._timed(request, inference_id)
-                ratings = checked_ratings(answer.labels, len(request.texts))
-            except EndpointError as error:
-                batch.last_failure = str(error)
-                if error.is_throttling:
-                    self.stats.throttles += 1
-                    self.limit.throttled(sent)
-                if error.reason is None and error.is_retryable:
-                    await self._sleep(self._backoff_s(attempts_of_its_own))
-                raise
-            finally:
-                self.stats.requests += 1
-                self.stats.retries += attempts > 1
-            self.limit.answered()
-        batch.answered += len(ratings)
-        batch.predictions.put_request(
-            request.rows, ratings, answer.model_variant, inference_id, attempts
-        )
+    async def _after_model_error(self, request: Request, error: EndpointError) -> bool:
+        failures = request.failed(error.kind)
+        if failures >= (_PART_FAILURES if request.is_part else self._options.max_attempts):
+            if await self._is_in_order(request, error.variant, request.answers):
+                self._suspect(request)
+                return False
+            if self._invocations.rejects_controls(error.variant):
+                self._fall_back(request, error.variant)
+        await self._invocations.pause(request.variant)
+        return True
 
-    async def _timed(self, request: "_Request", inference_id: str) -> Answer:
-        loop, timeout_s = asyncio.get_running_loop(), self._options.attempt_timeout_s
-        sent_s = loop.time()
+    async def _after_timeout(self, request: Request) -> bool:
+        failures = request.failed(FailureKind.LOAD)
+        if request.was_alone:
+            if not await self._is_in_order(request, request.variant, None):
+                return True
+            self._suspect(request)
+            return False
+        if self._invocations.was_overtaken(request):
+            self._suspect(request)
+            return False
+        if self._is_repacked(request):
+            return False
+        return self._is_sent_on(request, failures)
+
+    def _is_repacked(self, request: Request) -> bool:
+        """Send a request in parts if it is too large for what is known of its variant by now."""
+        most_rows = self._invocations.longest_rows(request.variant)
+        if len(request.rows) <= most_rows:
+            return False
+        for part in request.parts(most_rows):
+            part.is_part = request.is_part
+            self._group.create_task(self._send(part))
+        return True
+
+    def _is_sent_on(self, request: Request, failures: int) -> bool:
+        """Keep a request to be asked alone, or return True to send it again."""
+        if failures < self._options.max_attempts and not request.was_alone:
+            return True
+        self._left.append(request)
+        return False
+
+    async def _is_in_order(
+        self, request: Request, failed_variant: str | None, answers: int | None
+    ) -> bool:
+        """Return whether the variant that failed answers; since `answers`, None: since now."""
+        if answers is None or failed_variant != request.variant:
+            answers = self._invocations.variant(failed_variant).answers
         try:
-            async with asyncio.timeout(timeout_s):
-                answer = await self._invoke(request.texts, inference_id, request.variant)
-        except TimeoutError:
-            self._size.took(len(request.texts), timeout_s)
-            raise EndpointError(
-                f"no answer within {timeout_s} s", is_retryable=True, reason=ScoreReason.TIMEOUT
-            ) from None
-        latency_s = loop.time() - sent_s
-        self._size.took(len(request.texts), latency_s)
-        self.stats.latencies_ms.append(latency_s * 1000)
-        return answer
+            return await self._invocations.is_in_order(failed_variant, answers)
+        except EndpointError:
+            return False  # it was removed meanwhile
 
-    def _backoff_s(self, attempts: int) -> float:
-        # The exponent is bounded because 2**attempts of a long outage overflows a float.
-        bound_s = self._options.backoff_base_s * 2.0 ** min(attempts, 30)
-        return self._rng.uniform(0.0, min(self._options.backoff_cap_s, bound_s))
+    def _suspect(self, request: Request) -> None:
+        if len(request.rows) == 1:
+            self._left.append(request)
+        else:
+            self._cut_up(request)
+
+    def _cut_up(self, request: Request) -> None:
+        for part in request.parts(part_rows(len(request.rows))):
+            self._group.create_task(self._send(part))
+
+    def _fall_back(self, request: Request, failed_variant: str | None) -> None:
+        """Ask another variant than one that does not exist or fails for its control text."""
+        if failed_variant is not None:
+            self._invocations.give_up_variant(failed_variant)
+        request.variant = self._fit_variant(None)
+
+    def _fit_variant(self, name: str | None) -> str | None:
+        """Return the variant to ask instead of the default, where one of those is unfit."""
+        if name is not None or not self._invocations.unfit & self._invocations.defaults:
+            return name
+        fit = self._invocations.fit_defaults()
+        return min(fit, key=self._in_flight) if fit else None
+
+    def _in_flight(self, name: str) -> int:
+        return self._invocations.variant(name).limit.in_flight
 
 
-@dataclass(slots=True)
-class _Batch:
-    """What the requests of one batch share."""
+class _Queue:
+    """The rows of a batch that go to one variant, cut into requests one after the other."""
 
-    predictions: Predictions
-    answered: int = 0
-    last_failure: str = "none"
+    def __init__(
+        self, texts: Sequence[str], rows: Sequence[int], variant: str | None, max_bytes: int
+    ) -> None:
+        self.variant = variant
+        self._rows = rows
+        self._texts = texts if len(rows) == len(texts) else [texts[row] for row in rows]
+        self._max_bytes = max_bytes
+        self._start = 0
+
+    def __bool__(self) -> bool:
+        return self._start < len(self._texts)
+
+    def take(self, max_rows: int) -> Request:
+        part = first_request(self._texts, self._start, max_rows, self._max_bytes)
+        self._start = part.stop
+        return Request(self._rows[part], self._texts[part], self.variant, self.variant)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """Texts that go together, and their places in the batch."""
-
-    rows: Sequence[int]
-    texts: Sequence[str]
-    variant: str | None
+def _rows_by_variant(
+    rows: int, variants: Sequence[str | None] | None
+) -> dict[str | None, Sequence[int]]:
+    if variants is not None and len(variants) != rows:
+        raise ValueError(f"{len(variants)} variants for {rows} rows")
+    if variants is None or not any(variants):
+        return {None: range(rows)} if rows else {}
+    places: dict[str | None, list[int]] = {}
+    for row, variant in enumerate(variants):
+        places.setdefault(variant or None, []).append(row)
+    return dict(places)
 
 
 def isolation_s(options: ScoringOptions) -> float:
     """Return how long it takes to find one row on which the model hangs, in seconds.
 
-    The whole request is tried `max_attempts` times, the parts once, the row alone once more than
-    `max_attempts`, with two controls; pauses are drawn at their longest, and there is room for one
-    attempt more. Without waiting for a slot. The deadline must not be shorter, or one such row
-    would fail the job again and again.
+    The request with it times out, each part with it, the row alone in its turn, then `max_attempts`
+    times with nothing else in flight; there is room for one attempt more. Without waiting for a
+    slot. The deadline must not be shorter, or one such row would fail the job again and again.
 
     >>> isolation_s(ScoringOptions(max_request_rows=1, attempt_timeout_s=1.0, backoff_base_s=0.0))
-    7.0
+    5.0
     """
-    parts_attempts, rows = 0, options.max_request_rows
-    while (rows := -(-rows // _PARTS)) > 1:
-        parts_attempts += 1
-    attempts = options.max_attempts + 1 + 2 + 1
-    if options.max_request_rows > 1:
-        attempts += options.max_attempts + parts_attempts
-    pauses_s = sum(
-        min(options.backoff_cap_s, options.backoff_base_s * 2.0 ** min(attempt, 30))
-        for attempt in range(1, options.max_attempts + 1)
-    )
-    return attempts * options.attempt_timeout_s + 2 * pauses_s
-
-
-def checked_ratings(labels: Sequence[object], rows: int) -> list[int]:
-    """Return the labels as ratings, or raise where they cannot be those of `rows` rows.
-
-    Raises
-    ------
-    EndpointError
-        Wrong count, or a label that is no integer from 1 to 5.
-    """
-    if len(labels) != rows:
-        raise EndpointError(
-            f"{len(labels)} labels for {rows} rows",
-            is_retryable=True,
-            reason=ScoreReason.BAD_ANSWER,
-        )
-    ratings: list[Any] = list(labels)
-    # By their types, because True == 1 and 2.0 == 2.
-    if rows and not (set(map(type, ratings)) == {int} and _RATINGS.issuperset(ratings)):
-        raise EndpointError(
-            f"a label is no rating from {_MIN_RATING} to {_MAX_RATING}",
-            is_retryable=True,
-            reason=ScoreReason.BAD_ANSWER,
-        )
-    return ratings
+    attempts, rows = 1 + options.max_attempts + 1, options.max_request_rows
+    while rows > 1:
+        rows = part_rows(rows)
+        attempts += 1
+    # An answer before it: the pause is that after a first failure.
+    pause_s = min(options.backoff_cap_s, 2 * options.backoff_base_s)
+    return attempts * (options.attempt_timeout_s + pause_s)
