@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from botocore.exceptions import (
     ClientError,
+    ConnectTimeoutError,
     CredentialRetrievalError,
     IncompleteReadError,
     NoCredentialsError,
@@ -149,7 +150,9 @@ def client_error(code: str, status: int, **members: Any) -> ClientError:
         (client_error("", "abc"), "call", None),
         (IncompleteReadError(actual_bytes=1, expected_bytes=2), "service", None),
         (CredentialRetrievalError(provider="iam-role", error_msg="slow"), "service", None),
-        (ReadTimeoutError(endpoint_url="http://127.0.0.1"), "service", None),
+        (ReadTimeoutError(endpoint_url="http://127.0.0.1"), "load", "timeout"),
+        (aiohttp.ServerTimeoutError("no data"), "load", "timeout"),
+        (ConnectTimeoutError(endpoint_url="http://127.0.0.1"), "load", None),
         (aiohttp.ClientPayloadError("cut short"), "service", None),
         (ConnectionResetError(), "service", None),
         (NoCredentialsError(), "call", None),

@@ -239,6 +239,11 @@ def classified(error: Exception, *, names_variant: bool = False) -> EndpointErro
     """
     if not isinstance(error, boto.ClientError):
         message = f"{type(error).__name__}: {error}"
+        if isinstance(error, boto.ConnectTimeoutError):
+            return EndpointError(message, FailureKind.LOAD)
+        # The connection's own clock may be quicker than the scorer's.
+        if isinstance(error, (boto.ReadTimeoutError, TimeoutError)):
+            return EndpointError(message, FailureKind.LOAD, reason=ScoreReason.TIMEOUT)
         if isinstance(error, _SERVICE_ERRORS):
             return EndpointError(message, FailureKind.SERVICE)
         if isinstance(error, boto.BotoCoreError):
