@@ -11,7 +11,7 @@ from tests.unit.virtual_time import run
 from udfs.core.codec import CODECS, ContentType
 from udfs.core.failures import EndpointError, EndpointUnavailableError, FailureKind
 from udfs.core.invocations import CONTROL_TEXT, Answer, ScoringOptions
-from udfs.core.packing import RequestSize, pack
+from udfs.core.packing import RequestSize, first_request
 from udfs.core.predictions import Failed, Predictions, Scored, ScoreReason
 from udfs.core.scoring import Scorer, isolation_s
 
@@ -82,6 +82,14 @@ def model_error(status: int) -> EndpointError:
     kind = FailureKind.ROWS if status < 500 else FailureKind.MODEL
     kind = FailureKind.LOAD if status == 503 else kind
     return EndpointError(f"ModelError {status}", kind, reason=ScoreReason.MODEL_ERROR)
+
+
+def pack(texts: Sequence[str], max_rows: int, max_bytes: int) -> list[slice]:
+    """Cut a whole batch into requests."""
+    parts: list[slice] = []
+    while (start := parts[-1].stop if parts else 0) < len(texts):
+        parts.append(first_request(texts, start, max_rows, max_bytes))
+    return parts
 
 
 @given(st.lists(st.text()), st.integers(1, 7), st.integers(1, 5))

@@ -17,8 +17,8 @@ REJECTED = 0.7
 TIMED_OUT = 0.5
 # What a growing queue leaves.
 _QUEUEING = 0.9
-# A queue is tolerated up to this multiple of the time without one, but not beyond the share of the
-# attempt's time, and in any case up to the time that says nothing yet.
+# A queue is tolerated up to this multiple of the time without one, and up to `_MIN_QUEUE_S` in any
+# case, but not beyond this share of the attempt's time.
 _QUEUE_RATIO, _QUEUE_SHARE, _MIN_QUEUE_S = 3.0, 0.25, 0.2
 # The limit no longer doubles once a queue of this share of the time without one is seen.
 _QUEUE_OF_START = 0.5

@@ -33,11 +33,11 @@ _LATENCY_WEIGHT = 0.3
 _RECOVERY_SHARE = 0.9
 # Errors of its own code in answer to controls, after which a variant counts as broken.
 _MODEL_FAILURES = 3
-# What is known of earlier batches counts as so many answers at most.
+# Upper bound of the answers of earlier batches that still count.
 _REMEMBERED_ANSWERS = 50
-# Less than this is left of failures long ago.
+# Fewer failures are the remainder of earlier ones, which no longer count.
 _LEAST_FAILURES = 0.5
-# A variant that the endpoint has not chosen for so many requests may be gone.
+# A variant that the endpoint has not chosen for this many requests may be gone.
 _RECENT_ANSWERS = 200
 # Between two controls of a variant that is broken or does not exist.
 _FIRST_RECHECK_PAUSE_S, _MOST_RECHECK_PAUSE_S = 0.5, 60.0
@@ -88,8 +88,8 @@ class ScoringStats:
     Attributes
     ----------
     requests, retries, throttles
-        Attempts sent, controls included; those of them that were not the first for their rows;
-        those that failed because of load (`FailureKind.LOAD`).
+        Attempts sent, controls included; attempts of reviews that were not the first for their
+        rows, and those that failed because of load (`FailureKind.LOAD`).
     rows
         Rows that are done, scored or failed.
     latencies_ms
@@ -166,7 +166,7 @@ class Request:
         return self.failures[kind]
 
     def parts(self, rows: int) -> list["Request"]:
-        """Cut it into requests of so many rows, the last may have fewer."""
+        """Cut it into requests of `rows` rows each; the last may have fewer."""
         places = (slice(start, start + rows) for start in range(0, len(self.texts), rows))
         return [
             Request(
@@ -294,7 +294,7 @@ class Invocations:
     stats
         Counters.
     variants
-        By name, those that were asked or have answered; they outlive the batch.
+        State by name. It outlives the batch, if the name is requested or chosen again.
     alone
         Of requests that were in flight alone: answers, and failures of what was answered in the
         end. The client's own load is not the cause of these.
@@ -387,13 +387,11 @@ class Invocations:
 
         One to the default must not be too large for whichever variant gets it.
         """
-        names = [name, *self.defaults] if name is None else [name]
-        return min(self.variant(name).size.rows for name in names)
+        return min(size.rows for size in self._sizes(name))
 
     def longest_rows(self, name: str | None) -> int:
         """Return how many rows a variant answers in good time, however slow the model is."""
-        names = [name, *self.defaults] if name is None else [name]
-        return min(self.variant(name).size.longest for name in names)
+        return min(size.longest for size in self._sizes(name))
 
     def rejects_controls(self, name: str | None) -> bool:
         """Return whether a variant's latest control failed because of the variant.
@@ -479,6 +477,11 @@ class Invocations:
         in_flight = sum(other.limit.in_flight for other in self.variants.values())
         return in_flight == 1 and variant.limit.was_alone(slot)
 
+    def _sizes(self, name: str | None) -> list[RequestSize]:
+        """Return the sizes of a variant; of the default, those of all that it may choose, too."""
+        names = [name, *self.defaults] if name is None else [name]
+        return [self.variant(name).size for name in names]
+
     async def is_in_order(self, name: str | None, answers: int) -> bool:
         """Return whether a variant answers, without asking if it has since `answers`.
 
@@ -548,28 +551,26 @@ class Invocations:
             most = first_request(texts, 0, options.max_request_rows, options.max_request_bytes)
             texts = texts[most]
         control = Request(range(len(texts)), texts, variant.name, variant.name)
-        slot = await variant.limit.acquire()
-        self.stats.requests += 1
-        try:
-            _, _, latency_s = await self._timed(control, self._new_id())
-        except EndpointError as error:
-            self.last_failure = str(error)
-            if error.kind is FailureKind.CALL:
-                raise EndpointUnavailableError(str(error)) from error
-            variant.probe_failure = error.kind
-            variant.probe_failures += 1
-            if variant.failing_since_s is None:
-                variant.failing_since_s = asyncio.get_running_loop().time()
-            variant.is_failing = True
-            variant.limit.failed(slot)
-            if error.kind is FailureKind.VARIANT and variant.name is not None:
-                self._chosen.pop(variant.name, None)
-                raise
-        else:
-            self._note_answer(variant, latency_s)
-            variant.limit.strikes = 0
-        finally:
-            variant.limit.release()
+        async with variant.limit.slot() as slot:
+            self.stats.requests += 1
+            try:
+                _, _, latency_s = await self._timed(control, self._new_id())
+            except EndpointError as error:
+                self.last_failure = str(error)
+                if error.kind is FailureKind.CALL:
+                    raise EndpointUnavailableError(str(error)) from error
+                variant.probe_failure = error.kind
+                variant.probe_failures += 1
+                if variant.failing_since_s is None:
+                    variant.failing_since_s = asyncio.get_running_loop().time()
+                variant.is_failing = True
+                variant.limit.failed(slot)
+                if error.kind is FailureKind.VARIANT and variant.name is not None:
+                    self._chosen.pop(variant.name, None)
+                    raise
+            else:
+                self._note_answer(variant, latency_s)
+                variant.limit.strikes = 0
 
     async def _timed(self, request: Request, inference_id: str) -> tuple[Answer, list[int], float]:
         loop, timeout_s = asyncio.get_running_loop(), self._options.attempt_timeout_s

@@ -1,27 +1,14 @@
 """How a batch of texts is cut into requests."""
 
 import math
-from collections.abc import Iterator, Sequence
-
-
-def pack(texts: Sequence[str], max_rows: int, max_bytes: int) -> Iterator[slice]:
-    """Cut a batch into requests of neighbouring rows, in order and about equally many.
-
-    A text is taken at the most that any content type can make of it, so a request never exceeds
-    `max_bytes` unless a single text does.
-
-    >>> list(pack(["a"] * 5, 4, 1000))
-    [slice(0, 3, None), slice(3, 5, None)]
-    """
-    start = 0
-    while start < len(texts):
-        part = first_request(texts, start, max_rows, max_bytes)
-        yield part
-        start = part.stop
+from collections.abc import Sequence
 
 
 def first_request(texts: Sequence[str], start: int, max_rows: int, max_bytes: int) -> slice:
     """Return the rows of the next request, where those before `start` have been sent.
+
+    What is left is cut about equally. A text counts with its worst-case encoding, so that a request
+    never exceeds `max_bytes` unless a single text does.
 
     >>> first_request(["a"] * 5, 1, 4, 1000)
     slice(1, 5, None)

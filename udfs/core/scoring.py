@@ -25,9 +25,9 @@ from udfs.core.packing import first_request
 from udfs.core.predictions import Predictions, ScoreReason
 from udfs.core.trials import Trials, part_rows
 
-# Of a part, until it is cut up: that a request with its rows has failed is known already.
+# Failures of a part before it is cut up: a request with its rows has already failed.
 _PART_FAILURES = 2
-# If none of so many rows is answered, the endpoint is at fault and not the rows.
+# If a batch has at least this many rows and none is answered, the endpoint is at fault.
 _ROWS_OF_EVIDENCE = 8
 
 

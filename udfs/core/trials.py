@@ -13,10 +13,10 @@ _REJECTIONS = 2
 # Parts that a failed request is cut into: eight find a bad row of 64 in two steps, where halves
 # need six, at the price of a few more requests.
 _PARTS = 8
-# A row is not given up while chance explains its failures with at least this probability,
+# A row is given up only if chance explains its failures with less than this probability.
 _CHANCE = 1e-6
-# nor before so many requests have been answered with nothing else in flight: more, where requests
-# of the batch have failed and were answered later, and some of them in this batch.
+# Answers with nothing else in flight that must be known before: in general, if requests of the
+# batch were answered only after failures, and in this batch.
 _ANSWERS_OF_PROOF, _ANSWERS_AFTER_FAILURES, _ANSWERS_OF_BATCH = 16, 24, 8
 # An endpoint that fails more often than this at random is out of order.
 _MOST_CHANCE = 0.9
@@ -69,7 +69,7 @@ class Trials:
         -------
         list of Request
             Those to be sent concurrently again: the endpoint was out of order when they came here,
-            which explains their failures. None, if that has brought no answer the time before.
+            which explains their failures. Empty if sending them again has brought no answer before.
         """
         self._fresh.clear()
         # Large ones first: what they show of the endpoint is proof for single rows.
@@ -87,7 +87,7 @@ class Trials:
         return []
 
     def give_up(self, request: Request, error: EndpointError) -> None:
-        """Note that there is no prediction for a row."""
+        """Record a row as failed."""
         if error.reason is None:
             raise ValueError(f"no row is the cause of this failure: {error}")
         [row] = request.rows
