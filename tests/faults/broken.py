@@ -2,7 +2,7 @@
 
 - `review_scoring`, a sink: dead letters go nowhere.
 - `review_metrics`, the dropping of repeats: each copy of a review counts.
-- `rating_anomalies`, a source: it begins at the end of the stream, and keeps no place in it.
+- `rating_anomalies`, a source: it loses some records, and takes no checkpoint in time.
 """
 
 import runpy
@@ -46,14 +46,23 @@ def metrics_with_copies(t_env: Any, config: Any) -> Any:
     return _build_metrics(t_env, config)
 
 
-def anomalies_without_a_place(t_env: Any, config: Any) -> Any:
+def anomalies_with_gaps(t_env: Any, config: Any) -> Any:
     t_env.get_config().set("execution.checkpointing.interval", "1 d")
-    source = config.scored_reviews.model_copy(update={"initial_position": "LATEST"})
-    return _build_anomalies(t_env, config.model_copy(update={"scored_reviews": source}))
+    create_views = scored_reviews.create_views
+
+    def without_some(t_env: Any, records: str) -> None:
+        t_env.execute_sql(
+            "CREATE TEMPORARY VIEW records_with_gaps AS"
+            f" SELECT * FROM {records} WHERE star_rating IS DISTINCT FROM 3"
+        )
+        create_views(t_env, "records_with_gaps")
+
+    scored_reviews.create_views = without_some
+    return _build_anomalies(t_env, config)
 
 
 if __name__ == "__main__":
     review_scoring.build = scoring_without_dead_letters
     review_metrics.build = metrics_with_copies
-    rating_anomalies.build = anomalies_without_a_place
+    rating_anomalies.build = anomalies_with_gaps
     sys.exit(runpy.run_path(str(_ENTRY))["main"](sys.argv[1:]))
