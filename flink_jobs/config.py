@@ -95,6 +95,9 @@ class ReviewsConfig(Group):
         checkpoint is skipped if the job fails by then.
     read_interval_ms
         Between two reads of a shard, which allows five a second to all its readers together.
+    several_per_record
+        Whether a record may hold several reviews: JSON objects one after the other or in an array,
+        or lines of TSV. Each is a review, or a dead letter, of its own.
     """
 
     stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
@@ -104,6 +107,7 @@ class ReviewsConfig(Group):
     max_body_bytes: int = Field(256 * 1024, ge=1, le=_MAX_BODY_BYTES)
     max_event_age_s: float = Field(86_400.0, gt=0, allow_inf_nan=False)
     max_event_lead_s: float = Field(5.0, ge=0, allow_inf_nan=False)
+    several_per_record: bool = False
 
     def parsing_options(self) -> ParsingOptions:
         """Return what the parser needs."""

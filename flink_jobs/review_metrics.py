@@ -72,7 +72,8 @@ def create_views(t_env: TableEnvironment, windows: WindowsConfig, metrics_stream
     window = streams.json_object(streams.REVIEW_METRIC)
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW unpublished_rows AS
-        SELECT source_stream, source_shard, source_sequence_number, 'publish' AS stage, reason,
+        SELECT source_stream, source_shard, source_sequence_number,
+               CAST(NULL AS STRING) AS source_part, 'publish' AS stage, reason,
                message, attempts, CAST(NULL AS STRING) AS review_id,
                CAST(NULL AS TIMESTAMP_LTZ(3)) AS arrival_time, kept.payload AS payload,
                kept.payload_sha256 AS payload_sha256, kept.payload_bytes AS payload_bytes

@@ -4,7 +4,8 @@ Input: the Kinesis stream `reviews`, as raw bytes.
 Output: `scored-reviews` (Kinesis) and the same through Firehose to S3; `dead-letters` (Kinesis) for
 every record that is no review (stage `parse`) or got no prediction (stage `score`); the raw records
 through Firehose to S3, but for oversize ones.
-Key: the source_id (stream, shard, sequence number) of the `reviews` record, carried along.
+Key: the source_id of the review (stream, shard and sequence number of its record, and which part of
+the record it is), carried along.
 Time attribute: none here; `event_time` is the record's own or else its arrival time.
 Guarantee: at least once into every sink, repeats only after a failure and with the same source_id.
 Every record of `reviews` ends in exactly one of `scored-reviews` and `dead-letters`. An endpoint
@@ -18,15 +19,14 @@ from flink_jobs.config import ReviewScoringConfig
 from udfs.core.parsing import ParseReason
 from udfs.core.predictions import ScoreReason
 from udfs.dead_letters import digest_payload
-from udfs.parsing import parse_review
+from udfs.parsing import parse_review, split_record
 from udfs.scoring import score_review
 
 
 def build(t_env: StreamTableEnvironment, config: ReviewScoringConfig) -> StatementSet:
     """Return the job as one statement set, not yet submitted."""
-    t_env.create_temporary_system_function(
-        "parse_review", parse_review(config.reviews.parsing_options())
-    )
+    options = config.reviews.parsing_options()
+    t_env.create_temporary_system_function("parse_review", parse_review(options))
     t_env.create_temporary_system_function(
         "score_review",
         score_review(
@@ -42,38 +42,54 @@ def build(t_env: StreamTableEnvironment, config: ReviewScoringConfig) -> Stateme
         streams.json_lines_delivery("scored_archive", config.aws, config.scored_archive),
     ):
         t_env.execute_sql(table.ddl)
-    create_views(t_env, config.reviews.stream)
+    several_per_record = config.reviews.several_per_record
+    if several_per_record:
+        t_env.create_temporary_system_function("split_record", split_record(options))
+    create_views(t_env, config.reviews.stream, several_per_record=several_per_record)
     return inserts(t_env)
 
 
-def create_views(t_env: StreamTableEnvironment, stream: str) -> None:
+def create_views(
+    t_env: StreamTableEnvironment, stream: str, *, several_per_record: bool = False
+) -> None:
     """Define the transform from the table `reviews` to rows of the sinks.
 
-    Views: `laned_reviews` (every record, with its lane), `parsed_reviews` and `scored` (every
-    parsed or valid record, with its outcome as a ROW), `endpoint_guard` (never a row), `raw_rows`,
-    `scored_rows` and `dead_rows` in the sinks' columns.
+    Views: `laned_reviews` (every record, with its lane), `separate_reviews` (every review of
+    them), `parsed_reviews` and `scored` (every parsed or valid one, with its outcome as a ROW),
+    `endpoint_guard` (never a row), `raw_rows`, `scored_rows` and `dead_rows` in the sinks'
+    columns. The SQL functions `parse_review`, `score_review`, `digest_payload` and, where a record
+    may hold several reviews, `split_record` must be there.
     """
+    source_id = streams.names(streams.SOURCE_ID)
     columns = [name for name, _ in streams.REVIEW_RECORD]
     bridges.spread_over_lanes(t_env, "laned_reviews", "reviews", columns, "source_sequence_number")
+    separated = (
+        "piece AS payload, place"
+        " FROM laned_reviews, LATERAL TABLE(split_record(payload)) AS split(piece, place)"
+        if several_per_record
+        else "payload, CAST(NULL AS INT) AS place FROM laned_reviews"
+    )
+    t_env.execute_sql(f"""
+        CREATE TEMPORARY VIEW separate_reviews AS
+        SELECT source_shard, source_sequence_number, lane, arrival_time, {separated}""")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW parsed_reviews AS
         SELECT {streams.literal(stream)} AS source_stream, source_shard, source_sequence_number,
-               lane, arrival_time, payload, parse_review(payload, arrival_time) AS review
-        FROM laned_reviews""")
-    t_env.execute_sql("""
+               review.source_part AS source_part, lane, arrival_time, payload, review
+        FROM (SELECT *, parse_review(payload, arrival_time, place) AS review
+              FROM separate_reviews)""")
+    t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW scored AS
-        SELECT source_stream, source_shard, source_sequence_number, lane, arrival_time, payload,
-               review,
+        SELECT {source_id}, lane, arrival_time, payload, review,
                score_review(review.review_body) AS prediction
         FROM parsed_reviews WHERE review.reason IS NULL""")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW raw_rows AS
         SELECT {streams.names(streams.RAW_RECORD)} FROM parsed_reviews
         WHERE review.reason IS DISTINCT FROM '{ParseReason.OVERSIZE}'""")
-    t_env.execute_sql("""
+    t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW scored_rows AS
-        SELECT source_stream, source_shard, source_sequence_number,
-               review.review_id AS review_id, prediction.star_rating AS star_rating,
+        SELECT {source_id}, review.review_id AS review_id, prediction.star_rating AS star_rating,
                review.product_category AS product_category, review.review_body AS review_body,
                prediction.model_variant AS model_variant,
                prediction.requested_variant AS requested_variant,
@@ -94,32 +110,32 @@ def create_views(t_env: StreamTableEnvironment, stream: str) -> None:
         SELECT *, CAST(message AS INT) AS attempts FROM (
             SELECT *, ROW_NUMBER() OVER (PARTITION BY source_shard ORDER BY processed_at) AS place
             FROM (
-                SELECT source_stream, source_shard, source_sequence_number,
+                SELECT {source_id},
                        prediction.reason AS reason, prediction.message AS message,
                        review.review_id AS review_id, arrival_time, PROCTIME() AS processed_at
                 FROM scored WHERE prediction.reason = '{ScoreReason.ENDPOINT_UNAVAILABLE}'))
         WHERE place = 1""")
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW dead_rows AS
-        SELECT source_stream, source_shard, source_sequence_number, stage, reason, message,
+        SELECT {source_id}, stage, reason, message,
                attempts, review_id, arrival_time, kept.payload AS payload,
                kept.payload_sha256 AS payload_sha256, kept.payload_bytes AS payload_bytes
         FROM (
             SELECT *, digest_payload(payload) AS kept FROM (
-                SELECT source_stream, source_shard, source_sequence_number, 'parse' AS stage,
+                SELECT {source_id}, 'parse' AS stage,
                        review.reason AS reason, review.message AS message,
                        CAST(1 AS INT) AS attempts, review.review_id AS review_id, arrival_time,
                        payload
                 FROM parsed_reviews WHERE review.reason IS NOT NULL
                 UNION ALL
-                SELECT source_stream, source_shard, source_sequence_number, 'score' AS stage,
+                SELECT {source_id}, 'score' AS stage,
                        prediction.reason AS reason, prediction.message AS message,
                        prediction.attempts AS attempts, review.review_id AS review_id,
                        arrival_time, payload
                 FROM scored
                 WHERE prediction.reason <> '{ScoreReason.ENDPOINT_UNAVAILABLE}'))
         UNION ALL
-        SELECT source_stream, source_shard, source_sequence_number, 'score' AS stage, reason,
+        SELECT {source_id}, 'score' AS stage, reason,
                message, attempts, review_id, arrival_time, CAST(NULL AS BYTES) AS payload,
                CAST(NULL AS STRING) AS payload_sha256, CAST(NULL AS INT) AS payload_bytes
         FROM endpoint_guard""")

@@ -22,8 +22,9 @@ SOURCE_ID: Columns = (
     ("source_stream", "STRING"),
     ("source_shard", "STRING"),
     ("source_sequence_number", "STRING"),
+    ("source_part", "STRING"),
 )
-"""Identity of a record: of the `reviews` record that everything else descends from."""
+"""Identity of a review: the `reviews` record that it stands in, and which part of it it is."""
 
 SCORED_REVIEW: Columns = (
     *SOURCE_ID,

@@ -22,6 +22,7 @@ JUDGED_REVIEW = Types.ROW_NAMED(
         "source_stream",
         "source_shard",
         "source_sequence_number",
+        "source_part",
         "review_id",
         "product_category",
         "event_time_ms",
@@ -33,6 +34,7 @@ JUDGED_REVIEW = Types.ROW_NAMED(
         "alert",
     ],
     [
+        Types.STRING(),
         Types.STRING(),
         Types.STRING(),
         Types.STRING(),
@@ -130,6 +132,7 @@ class TrackAnomalies(KeyedProcessFunction):  # type: ignore[misc]  # PyFlink is 
                 review.source_stream,
                 review.source_shard,
                 review.source_sequence_number,
+                review.source_part,
                 review.review_id,
                 review.product_category,
                 review.event_time_ms,

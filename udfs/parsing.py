@@ -1,13 +1,25 @@
-"""Flink wrapper of `udfs.core.parsing`."""
+"""Flink wrappers of `udfs.core.parsing` and `udfs.core.splitting`."""
+
+from collections.abc import Iterator
 
 import pandas as pd
 from pyflink.table import DataTypes
-from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, udf
+from pyflink.table.udf import (
+    ScalarFunction,
+    TableFunction,
+    UserDefinedScalarFunctionWrapper,
+    UserDefinedTableFunctionWrapper,
+    udf,
+    udtf,
+)
 
 from udfs.core.parsing import ParsingOptions, Review, parse
+from udfs.core.source_ids import source_part
+from udfs.core.splitting import split
 
 PARSED_REVIEW = DataTypes.ROW(
     [
+        DataTypes.FIELD("source_part", DataTypes.STRING()),
         DataTypes.FIELD("review_id", DataTypes.STRING()),
         DataTypes.FIELD("product_category", DataTypes.STRING()),
         DataTypes.FIELD("review_body", DataTypes.STRING()),
@@ -17,13 +29,20 @@ PARSED_REVIEW = DataTypes.ROW(
         DataTypes.FIELD("message", DataTypes.STRING()),
     ]
 )
-"""A review (`reason` NULL), or why the record is none (`review_id` where it is sound)."""
+"""A review (`reason` NULL), or why the record is none (`review_id` where it is sound).
+
+`source_part` is always there: see `udfs.core.source_ids`.
+"""
 
 _COLUMNS = PARSED_REVIEW.field_names()
 
 
 class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
-    """Vectorised: `(payload BYTES, arrival_time TIMESTAMP_LTZ(3)) -> PARSED_REVIEW`."""
+    """Vectorised: `(payload, arrival_time, position) -> PARSED_REVIEW`.
+
+    Arguments: BYTES, TIMESTAMP_LTZ(3), INT. `position` is the place of the review among those of
+    its record, and NULL where it is the only one.
+    """
 
     def __init__(self, options: ParsingOptions) -> None:
         self._options = options
@@ -32,17 +51,22 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         """Return False, or every sink over the parsed reviews would parse them again."""
         return False
 
-    def eval(self, payload: pd.Series, arrival_time: pd.Series) -> pd.DataFrame:
+    def eval(
+        self, payload: pd.Series, arrival_time: pd.Series, position: pd.Series
+    ) -> pd.DataFrame:
         """Parse an Arrow batch, in row order."""
         options = self._options
         # Arrow hands over datetime64[ns]; `as_unit` also takes other resolutions.
         arrival_ms = arrival_time.dt.tz_convert(None).dt.as_unit("ms").astype("int64")
         rows: list[tuple[object, ...]] = []
-        for data, at_ms in zip(payload, arrival_ms, strict=True):
+        places = [None if pd.isna(place) else int(place) for place in position]
+        for data, at_ms, place in zip(payload, arrival_ms, places, strict=True):
             parsed = parse(data, at_ms, options)
+            part = source_part(data, place)
             if isinstance(parsed, Review):
                 rows.append(
                     (
+                        part,
                         parsed.review_id,
                         parsed.product_category,
                         parsed.review_body,
@@ -53,13 +77,36 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                 )
             else:
                 rows.append(
-                    (parsed.review_id, None, None, None, parsed.reason.value, parsed.message)
+                    (part, parsed.review_id, None, None, None, parsed.reason.value, parsed.message)
                 )
         return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
 
 
 def parse_review(options: ParsingOptions) -> UserDefinedScalarFunctionWrapper:
-    """Return the SQL function `parse_review(payload, arrival_time)`."""
+    """Return the SQL function `parse_review(payload, arrival_time, position)`."""
     return udf(
         ParseReviews(options), result_type=PARSED_REVIEW, func_type="pandas", deterministic=False
     )
+
+
+class SplitRecords(TableFunction):  # type: ignore[misc]  # PyFlink is untyped
+    """`(payload BYTES) -> (payload BYTES, place INT)`: the reviews of a record, in their order.
+
+    `place` counts from 0 and is NULL for a record that is one review, or none.
+    """
+
+    def __init__(self, options: ParsingOptions) -> None:
+        self._options = options
+
+    def eval(self, payload: bytes | None) -> Iterator[tuple[bytes, int | None]]:
+        """Split a record."""
+        pieces = split(payload or b"", self._options)
+        if len(pieces) == 1:
+            yield pieces[0], None
+        else:
+            yield from zip(pieces, range(len(pieces)), strict=True)
+
+
+def split_record(options: ParsingOptions) -> UserDefinedTableFunctionWrapper:
+    """Return the SQL table function `split_record(payload)`."""
+    return udtf(SplitRecords(options), result_types=[DataTypes.BYTES(), DataTypes.INT()])

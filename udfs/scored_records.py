@@ -10,6 +10,7 @@ from pyflink.table.udf import ScalarFunction, UserDefinedScalarFunctionWrapper, 
 
 from udfs.core.scored_records import Unreadable, read_with_details
 from udfs.core.simhash import simhash
+from udfs.core.source_ids import source_part
 from udfs.core.watermarks import ShardWatermarks, WatermarkOptions
 
 SCORED_RECORD = DataTypes.ROW(
@@ -17,6 +18,7 @@ SCORED_RECORD = DataTypes.ROW(
         DataTypes.FIELD("source_stream", DataTypes.STRING()),
         DataTypes.FIELD("source_shard", DataTypes.STRING()),
         DataTypes.FIELD("source_sequence_number", DataTypes.STRING()),
+        DataTypes.FIELD("source_part", DataTypes.STRING()),
         DataTypes.FIELD("review_id", DataTypes.STRING()),
         DataTypes.FIELD("star_rating", DataTypes.INT()),
         DataTypes.FIELD("product_category", DataTypes.STRING()),
@@ -87,7 +89,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
             record, body, lane = read_with_details(data)
             bodies.append(body)
             if isinstance(record, Unreadable):
-                place = (self._stream, shard, number)
+                place = (self._stream, shard, number, source_part(data))
                 nothing = (None, None, None, None)
                 why = (record.reason.value, record.message)
                 rows.append((*place, *nothing, at_ms, None, None, None, self._reader, *why))
@@ -101,6 +103,7 @@ class ReadScored(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                     record.source_stream,
                     record.source_shard,
                     record.source_sequence_number,
+                    record.source_part,
                     record.review_id,
                     record.star_rating,
                     record.product_category,

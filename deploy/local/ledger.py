@@ -14,15 +14,18 @@ FATEFUL_STAGES = frozenset({"parse", "score"})
 
 
 class SourceId(NamedTuple):
-    """Identity of a record of the `reviews` stream."""
+    """Identity of a review of the `reviews` stream: see `udfs.core.source_ids` for its part."""
 
     shard: str
     sequence_number: str
+    part: str = ""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "SourceId":
         """Return the identity that an output record carries."""
-        return cls(record["source_shard"], record["source_sequence_number"])
+        return cls(
+            record["source_shard"], record["source_sequence_number"], record["source_part"] or ""
+        )
 
 
 class DeadLetter(NamedTuple):
@@ -32,11 +35,12 @@ class DeadLetter(NamedTuple):
     source_stream: str
     source_shard: str
     source_sequence_number: str
+    source_part: str
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "DeadLetter":
         """Return the identity of a record of `dead-letters`."""
-        return cls(*(record[name] for name in cls._fields))
+        return cls(*(record[name] or "" for name in cls._fields))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,9 @@ class Ledger:
             return False
         self.letters[letter] = reason
         if letter.stage in FATEFUL_STAGES and letter.source_stream == self.reviews_stream:
-            source_id = SourceId(letter.source_shard, letter.source_sequence_number)
+            source_id = SourceId(
+                letter.source_shard, letter.source_sequence_number, letter.source_part
+            )
             self.dead[source_id] = (letter.stage, reason)
         return True
 

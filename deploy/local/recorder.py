@@ -15,6 +15,7 @@ from deploy.local.summary import Summary
 from deploy.local.tails import Arrived
 from deploy.local.view import LATEST_ROWS, LatestAnomaly, LatestReview, LatestWindow, Snapshot
 from deploy.local.windows import ALL, Review, WindowLedger
+from udfs.core.source_ids import source_part
 from udfs.core.windows import WindowSpec, parse_windows
 
 _RECENT_WINDOWS = 100
@@ -58,7 +59,9 @@ class Recorder:
     def sent(self, record: Arrived) -> None:
         """Take a record of `reviews`."""
         with self._lock:
-            self._ledger.add_sent(SourceId(record.shard, record.sequence_number))
+            self._ledger.add_sent(
+                SourceId(record.shard, record.sequence_number, source_part(record.data))
+            )
 
     def scored(self, record: Arrived) -> None:
         """Take a record of `scored-reviews`."""

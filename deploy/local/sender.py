@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deploy.local.ledger import SourceId
 from deploy.local.records import Outgoing
+from udfs.core.source_ids import source_part
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -153,7 +154,12 @@ class Sender(threading.Thread):
                     again.append(record)
                 else:
                     self.sent += 1
-                    yield record, SourceId(result["ShardId"], result["SequenceNumber"])
+                    yield (
+                        record,
+                        SourceId(
+                            result["ShardId"], result["SequenceNumber"], source_part(record.data)
+                        ),
+                    )
             if again and self._wait(2 * _TICK_S):
                 return
             batch = again
@@ -167,6 +173,7 @@ def _truth(record: Outgoing, source_id: SourceId) -> dict[str, object]:
     return {
         "source_shard": source_id.shard,
         "source_sequence_number": source_id.sequence_number,
+        "source_part": source_id.part,
         "fate": record.fate,
         "review_id": record.review_id,
         "product_category": record.product_category,

@@ -17,6 +17,7 @@ from deploy.local.pipeline import Pipeline
 from deploy.local.sample import load_sample
 from deploy.local.stack import Stack, StackOptions
 from deploy.local.tails import Arrived, StreamTail
+from udfs.core.source_ids import source_part
 
 JOB = "review_scoring"
 
@@ -129,7 +130,7 @@ def _read(kinesis: Any, stream: str, take: Any) -> None:
 
 
 def _id(record: Arrived) -> SourceId:
-    return SourceId(record.shard, record.sequence_number)
+    return SourceId(record.shard, record.sequence_number, source_part(record.data))
 
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:

@@ -83,6 +83,7 @@ def create_read_reviews(t_env: Any, ids: int | None = None) -> None:
         CREATE TEMPORARY VIEW scored_reviews AS
         SELECT {_column("reviews")} AS source_stream, {_column(_SHARD)} AS source_shard,
                CAST(number AS STRING) AS source_sequence_number,
+               CAST(NULL AS STRING) AS source_part,
                'R' || CAST(number AS STRING) AS review_id,
                CAST(1 + MOD(number * 7, 5) AS INT) AS star_rating,
                {_one_of(CATEGORIES)} AS product_category,

@@ -108,6 +108,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("event_time_ms", DataTypes.BIGINT()),
             ("simhash", DataTypes.BIGINT()),
             ("excerpt", DataTypes.STRING()),
+            ("source_part", DataTypes.STRING()),
         )
     ]
     t_env.create_temporary_view(

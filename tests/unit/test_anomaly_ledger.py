@@ -16,6 +16,7 @@ def row(
     return {
         "source_shard": source_id.shard,
         "source_sequence_number": source_id.sequence_number,
+        "source_part": source_id.part,
         "is_anomaly": is_anomaly,
         "event_id": event_id,
     }

@@ -14,6 +14,7 @@ from deploy.local.recorder import Recorder
 from deploy.local.summary import Summary
 from deploy.local.tails import Arrived
 from udfs.core.sketches import DistinctSketch
+from udfs.core.source_ids import source_part
 
 MOMENT = datetime(2026, 1, 31, tzinfo=UTC)
 SHARD = "shardId-000000000000"
@@ -29,6 +30,7 @@ def of(number: int, **fields: Any) -> dict[str, Any]:
         "source_stream": "reviews",
         "source_shard": SHARD,
         "source_sequence_number": str(number),
+        "source_part": source_part(b"{}"),
         **fields,
     }
 
@@ -251,6 +253,7 @@ def test_what_could_not_be_published_needs_no_point_and_no_alert(tmp_path: Path)
             "source_stream": "review-metrics",
             "source_shard": category,
             "source_sequence_number": "2026-01-31T12:00:00Z/2026-01-31T12:00:05Z/5 s",
+            "source_part": None,
             "stage": "publish",
             "reason": "throttled",
         }

@@ -46,6 +46,8 @@ class Recent(NamedTuple):
     source_shard: str
     source_sequence_number: str
     excerpt: str
+    # State of earlier releases has none.
+    source_part: str | None = None
 
 
 # By the feature that has changed the most: which reviews show it best. What comes first does.
@@ -128,6 +130,7 @@ def alert_message(
             "source_stream": opened.source_stream,
             "source_shard": opened.source_shard,
             "source_sequence_number": opened.source_sequence_number,
+            "source_part": opened.source_part,
             "explanation": explanation,
             "records": {
                 "reviews": len(newest),
@@ -205,6 +208,7 @@ def _place(review: Recent) -> dict[str, object]:
         "event_time": _iso(review.event_time_ms),
         "source_shard": review.source_shard,
         "source_sequence_number": review.source_sequence_number,
+        "source_part": review.source_part,
     }
 
 

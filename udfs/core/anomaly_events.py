@@ -120,6 +120,7 @@ class AnomalyTracker:
                 review.source_shard,
                 review.source_sequence_number,
                 review.excerpt,
+                review.source_part,
             )
         )
         observation = self._detector.observe(observed.x, self._threshold)

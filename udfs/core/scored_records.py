@@ -19,12 +19,13 @@ class _Fields(BaseModel):
     source_stream: _Text
     source_shard: _Text
     source_sequence_number: _Text
+    # Records of earlier releases have none, nor a lane.
+    source_part: Annotated[str, StringConstraints(strict=True)] | None = None
     review_id: _Key
     star_rating: Annotated[int, Field(strict=True, ge=1, le=5)]
     product_category: _Key
     review_body: Annotated[str, StringConstraints(strict=True)]
     event_time: AwareDatetime
-    # Records of releases before the lanes have none.
     lane: Annotated[str, StringConstraints(strict=True)] | None = None
 
 
@@ -40,6 +41,7 @@ _REASONS = {
 class ScoredReview:
     """A review with its predicted rating (1 to 5); `event_time_ms` counts from the epoch.
 
+    The first three fields and `source_part` are its identity: see `udfs.core.source_ids`.
     `simhash` is the fingerprint of its body (`udfs.core.simhash`), 0 where it is not known;
     `excerpt` is how the body begins.
     """
@@ -54,6 +56,7 @@ class ScoredReview:
     event_time_ms: int
     simhash: int = 0
     excerpt: str = ""
+    source_part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def read_with_details(
             fields.product_category,
             len(fields.review_body),
             (fields.event_time - _EPOCH) // _MILLISECOND,
+            source_part=fields.source_part,
         )
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
