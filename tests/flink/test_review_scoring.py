@@ -16,7 +16,7 @@ from tests.flink.tables import file_table, lines, optimised_plan
 from udfs.core.invocations import CONTROL_TEXT, ScoringOptions
 from udfs.core.parsing import ParsingOptions
 from udfs.dead_letters import digest_payload
-from udfs.parsing import parse_review
+from udfs.parsing import parse_review, split_record
 from udfs.scoring import PREDICTION, ScoreReviews, udf
 
 ARRIVAL_MS = 1_790_000_000_123  # 2026-09-21T14:13:20.123Z
@@ -54,7 +54,14 @@ def outputs(t_env: TableEnvironment, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(t_env: TableEnvironment, tmp_path: Path, payloads: list[bytes]) -> None:
+def run(
+    t_env: TableEnvironment,
+    tmp_path: Path,
+    payloads: list[bytes],
+    *,
+    several_per_record: bool = False,
+) -> None:
+    t_env.create_temporary_system_function("split_record", split_record(OPTIONS))
     for name, function in (
         ("parse_review", parse_review(OPTIONS)),
         ("score_review", score_review(tmp_path)),
@@ -88,8 +95,35 @@ def run(t_env: TableEnvironment, tmp_path: Path, payloads: list[bytes]) -> None:
         ("scored_archive", line, "raw"),
     ):
         t_env.execute_sql(file_table(name, columns, tmp_path / name, data_format))
-    review_scoring.create_views(t_env, "reviews")
+    review_scoring.create_views(t_env, "reviews", several_per_record=several_per_record)
     review_scoring.inserts(t_env).execute().wait()
+
+
+def test_each_review_of_a_record_is_in_one_place(t_env: TableEnvironment, tmp_path: Path) -> None:
+    good = [review(number, f"text {number}") for number in range(4)]
+    bad = json.dumps({"review_id": "R9"}).encode()
+    payloads = [good[0], b"\n".join([good[1], bad, good[2]]), b"[" + good[3] + b"]", b"\xff"]
+    run(t_env, tmp_path, payloads, several_per_record=True)
+
+    digests = [hashlib.sha256(payload).hexdigest()[:16] for payload in (*good, bad)]
+    scored = {row["review_id"]: row for row in lines(tmp_path / "scored_reviews")}
+    places = {
+        key: (row["source_sequence_number"], row["source_part"]) for key, row in scored.items()
+    }
+    assert places == {
+        "R0": ("0", digests[0]),
+        "R1": ("1", f"{digests[1]}-0"),
+        "R2": ("1", f"{digests[2]}-2"),
+        "R3": ("2", digests[3]),
+    }
+    dead = lines(tmp_path / "dead_letters")
+    assert {(row["source_sequence_number"], row["source_part"], row["reason"]) for row in dead} == {
+        ("1", f"{digests[4]}-1", "missing_field"),
+        ("3", hashlib.sha256(b"\xff").hexdigest()[:16], "invalid_utf8"),
+    }
+    raw = lines(tmp_path / "raw_archive")
+    kept = sorted(base64.b64decode(row["payload"]) for row in raw)
+    assert kept == sorted([*good, bad, b"\xff"])
 
 
 def test_every_record_is_in_one_place_with_all_that_belongs_to_it(outputs: Path) -> None:
