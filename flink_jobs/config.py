@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from udfs.core.codec import ContentType
+from udfs.core.dead_letters import PAYLOAD_BYTES_PER_S
 from udfs.core.endpoint import EndpointOptions
 from udfs.core.invocations import MAX_REQUEST_BYTES, ScoringOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
@@ -266,9 +267,22 @@ class PublishingConfig(Group):
 
 
 class StreamConfig(Group):
-    """Groups `review_metrics`, `rating_anomalies`, `dead_letters`: a stream that is written."""
+    """Groups `review_metrics`, `rating_anomalies`: a stream that is written."""
 
     stream: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")
+
+
+class DeadLettersConfig(StreamConfig):
+    """Group `dead_letters`: the stream of dead letters, which every job writes.
+
+    Attributes
+    ----------
+    payload_bytes_per_s
+        Bytes of payload that the letters of one job and stage may carry per second; beyond it,
+        payloads are shortened (see `PayloadBudget`). Each subtask has an equal share.
+    """
+
+    payload_bytes_per_s: int = Field(PAYLOAD_BYTES_PER_S, ge=1_024, le=1_024 * 1_024 * 1_024)
 
 
 class DeliveryConfig(Group):
@@ -285,7 +299,7 @@ class ReviewScoringConfig(Group):
     reviews: ReviewsConfig
     endpoint: EndpointConfig
     scored_reviews: ScoredReviewsConfig
-    dead_letters: StreamConfig
+    dead_letters: DeadLettersConfig
     raw_archive: DeliveryConfig
     scored_archive: DeliveryConfig
 
@@ -301,7 +315,7 @@ class ReviewMetricsConfig(Group):
     metrics_archive: DeliveryConfig
     cloudwatch: CloudWatchConfig
     publishing: PublishingConfig
-    dead_letters: StreamConfig
+    dead_letters: DeadLettersConfig
 
 
 class RatingAnomaliesConfig(Group):
@@ -314,7 +328,7 @@ class RatingAnomaliesConfig(Group):
     rating_anomalies: StreamConfig
     alerts: AlertsConfig
     publishing: PublishingConfig
-    dead_letters: StreamConfig
+    dead_letters: DeadLettersConfig
 
 
 JobConfig = ReviewScoringConfig | ReviewMetricsConfig | RatingAnomaliesConfig

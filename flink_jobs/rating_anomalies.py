@@ -16,7 +16,7 @@ from dataclasses import fields
 
 from pyflink.table import StatementSet, StreamTableEnvironment, Table
 
-from flink_jobs import scored_reviews, streams
+from flink_jobs import bridges, scored_reviews, streams
 from flink_jobs.config import RatingAnomaliesConfig
 from udfs.anomaly import JUDGED_REVIEW, TrackAnomalies, gather_reviews
 from udfs.core.scored_records import ScoredReview
@@ -37,7 +37,10 @@ def build(t_env: StreamTableEnvironment, config: RatingAnomaliesConfig) -> State
             "read_scored",
             read_scored(config.scored_reviews.stream, WatermarkOptions(), has_text=True),
         ),
-        ("digest_payload", digest_payload()),
+        (
+            "digest_payload",
+            digest_payload(config.dead_letters.payload_bytes_per_s / bridges.parallelism(t_env)),
+        ),
         ("publish_alert", publish_alert(publishing, config.alerts.topic_arn)),
     ):
         t_env.create_temporary_system_function(name, function)

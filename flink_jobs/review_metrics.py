@@ -18,7 +18,7 @@ see `udfs.core.summaries` and decision 9.
 
 from pyflink.table import StatementSet, StreamTableEnvironment, TableEnvironment
 
-from flink_jobs import scored_reviews, streams
+from flink_jobs import bridges, scored_reviews, streams
 from flink_jobs.config import ReviewMetricsConfig, WindowsConfig
 from udfs.core.summaries import ALL
 from udfs.core.windows import WindowKind, WindowSpec, pane_of
@@ -33,7 +33,10 @@ def build(t_env: StreamTableEnvironment, config: ReviewMetricsConfig) -> Stateme
     windows, publishing = config.windows, config.publishing.publishing_options(config.aws)
     for name, function in (
         ("read_scored", read_scored(config.scored_reviews.stream, windows.watermark_options())),
-        ("digest_payload", digest_payload()),
+        (
+            "digest_payload",
+            digest_payload(config.dead_letters.payload_bytes_per_s / bridges.parallelism(t_env)),
+        ),
         ("publish_metrics", publish_metrics(publishing, config.cloudwatch.namespace)),
     ):
         t_env.create_temporary_system_function(name, function)

@@ -33,7 +33,10 @@ def build(t_env: StreamTableEnvironment, config: ReviewScoringConfig) -> Stateme
             config.endpoint.endpoint_options(config.aws.region), config.endpoint.scoring_options()
         ),
     )
-    t_env.create_temporary_system_function("digest_payload", digest_payload())
+    t_env.create_temporary_system_function(
+        "digest_payload",
+        digest_payload(config.dead_letters.payload_bytes_per_s / bridges.parallelism(t_env)),
+    )
     for table in (
         streams.reviews_source(config.aws, config.reviews),
         streams.scored_reviews_sink(config.aws, config.scored_reviews),

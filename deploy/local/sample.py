@@ -13,6 +13,7 @@ from flink_jobs.config import (
     AwsConfig,
     CloudWatchConfig,
     ConfigError,
+    DeadLettersConfig,
     DeliveryConfig,
     EndpointConfig,
     Group,
@@ -37,7 +38,7 @@ class SampleConfig(Group):
     anomalies: AnomaliesConfig
     review_metrics: StreamConfig
     rating_anomalies: StreamConfig
-    dead_letters: StreamConfig
+    dead_letters: DeadLettersConfig
     cloudwatch: CloudWatchConfig
     alerts: AlertsConfig
     publishing: PublishingConfig
