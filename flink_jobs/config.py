@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from udfs.core.categories import CategoryOptions, parse_allowed
 from udfs.core.codec import ContentType
 from udfs.core.dead_letters import PAYLOAD_BYTES_PER_S
 from udfs.core.endpoint import EndpointOptions
@@ -118,6 +119,27 @@ class ReviewsConfig(Group):
             max_event_age_s=self.max_event_age_s,
             max_event_lead_s=self.max_event_lead_s,
         )
+
+
+class CategoriesConfig(Group):
+    """Group `categories`: names to keep; any other counts as `Other` (see `CategoryOptions`).
+
+    Attributes
+    ----------
+    allowed
+        A list such as `Gift_Card, Books` or `["Gift_Card", "Books"]`: see
+        `udfs.core.categories.parse_allowed`.
+    max_categories
+        Bound of the names that `review_scoring` keeps: of `allowed` or, without it, of each
+        subtask.
+    """
+
+    allowed: Annotated[frozenset[str], BeforeValidator(parse_allowed)] = frozenset()
+    max_categories: int = Field(1_000, ge=1, le=100_000)
+
+    def category_options(self) -> CategoryOptions:
+        """Return what the parser's wrapper needs."""
+        return CategoryOptions(allowed=self.allowed, max_categories=self.max_categories)
 
 
 class EndpointConfig(Group):
@@ -297,6 +319,7 @@ class ReviewScoringConfig(Group):
     application: ApplicationConfig
     aws: AwsConfig
     reviews: ReviewsConfig
+    categories: CategoriesConfig
     endpoint: EndpointConfig
     scored_reviews: ScoredReviewsConfig
     dead_letters: DeadLettersConfig
@@ -478,6 +501,15 @@ def _suggestion(name: str, known: Mapping[str, object]) -> str:
 def _contradictions(groups: Mapping[str, Group]) -> list[str]:
     problems = []
     application, reviews = groups.get("application"), groups.get("reviews")
+    categories = groups.get("categories")
+    if (
+        isinstance(categories, CategoriesConfig)
+        and len(categories.allowed) > categories.max_categories
+    ):
+        problems.append(
+            f"categories.allowed has {len(categories.allowed)} names: at most"
+            f" categories.max_categories = {categories.max_categories} are allowed"
+        )
     endpoint = groups.get("endpoint")
     if isinstance(endpoint, EndpointConfig):
         least_s = isolation_s(endpoint.scoring_options())

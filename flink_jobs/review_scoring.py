@@ -26,7 +26,9 @@ from udfs.scoring import score_review
 def build(t_env: StreamTableEnvironment, config: ReviewScoringConfig) -> StatementSet:
     """Return the job as one statement set, not yet submitted."""
     options = config.reviews.parsing_options()
-    t_env.create_temporary_system_function("parse_review", parse_review(options))
+    t_env.create_temporary_system_function(
+        "parse_review", parse_review(options, config.categories.category_options())
+    )
     t_env.create_temporary_system_function(
         "score_review",
         score_review(
@@ -93,7 +95,8 @@ def create_views(
     t_env.execute_sql(f"""
         CREATE TEMPORARY VIEW scored_rows AS
         SELECT {source_id}, review.review_id AS review_id, prediction.star_rating AS star_rating,
-               review.product_category AS product_category, review.review_body AS review_body,
+               review.product_category AS product_category,
+               review.reported_category AS reported_category, review.review_body AS review_body,
                prediction.model_variant AS model_variant,
                prediction.requested_variant AS requested_variant,
                CAST(NULL AS BIGINT) AS policy_version,

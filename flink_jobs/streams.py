@@ -31,6 +31,7 @@ SCORED_REVIEW: Columns = (
     ("review_id", "STRING"),
     ("star_rating", "INT"),
     ("product_category", "STRING"),
+    ("reported_category", "STRING"),
     ("review_body", "STRING"),
     ("model_variant", "STRING"),
     ("requested_variant", "STRING"),

@@ -1,9 +1,11 @@
-"""Flink wrappers of `udfs.core.parsing` and `udfs.core.splitting`."""
+"""Flink wrappers of the cores that parse reviews, decide categories and split records."""
 
+import logging
+import time
 from collections.abc import Iterator
 
 import pandas as pd
-from pyflink.table import DataTypes
+from pyflink.table import DataTypes, FunctionContext
 from pyflink.table.udf import (
     ScalarFunction,
     TableFunction,
@@ -13,15 +15,19 @@ from pyflink.table.udf import (
     udtf,
 )
 
+from udfs.core.categories import Categories, CategoryOptions
 from udfs.core.parsing import ParsingOptions, Review, parse
 from udfs.core.source_ids import source_part
 from udfs.core.splitting import split
+
+logger = logging.getLogger(__name__)
 
 PARSED_REVIEW = DataTypes.ROW(
     [
         DataTypes.FIELD("source_part", DataTypes.STRING()),
         DataTypes.FIELD("review_id", DataTypes.STRING()),
         DataTypes.FIELD("product_category", DataTypes.STRING()),
+        DataTypes.FIELD("reported_category", DataTypes.STRING()),
         DataTypes.FIELD("review_body", DataTypes.STRING()),
         # Arrow rows take no TIMESTAMP_LTZ field.
         DataTypes.FIELD("event_time_ms", DataTypes.BIGINT()),
@@ -31,7 +37,8 @@ PARSED_REVIEW = DataTypes.ROW(
 )
 """A review (`reason` NULL), or why the record is none (`review_id` where it is sound).
 
-`source_part` is always there: see `udfs.core.source_ids`.
+`product_category` is the effective category, `reported_category` the producer's, NULL unless it
+differs. `source_part` is always there: see `udfs.core.source_ids`.
 """
 
 _COLUMNS = PARSED_REVIEW.field_names()
@@ -42,33 +49,47 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
 
     Arguments: BYTES, TIMESTAMP_LTZ(3), INT. `position` is the place of the review among those of
     its record, and NULL where it is the only one.
+
+    Logs a warning when categories become `Other`, at most one a minute, and counts these reviews in
+    the metric `other_reviews` of the group `parsing`.
     """
 
-    def __init__(self, options: ParsingOptions) -> None:
+    def __init__(self, options: ParsingOptions, categories: CategoryOptions) -> None:
         self._options = options
+        self._category_options = categories
 
     def is_deterministic(self) -> bool:
         """Return False, or every sink over the parsed reviews would parse them again."""
         return False
 
+    def open(self, function_context: FunctionContext) -> None:
+        """Start without any known category."""
+        self._categories = Categories(self._category_options, time.monotonic)
+        metrics = function_context.get_metric_group().add_group("parsing")
+        self._other_reviews = metrics.counter("other_reviews")
+
     def eval(
         self, payload: pd.Series, arrival_time: pd.Series, position: pd.Series
     ) -> pd.DataFrame:
         """Parse an Arrow batch, in row order."""
-        options = self._options
+        options, categories = self._options, self._categories
+        replaced_before = categories.replaced
         # Arrow hands over datetime64[ns]; `as_unit` also takes other resolutions.
         arrival_ms = arrival_time.dt.tz_convert(None).dt.as_unit("ms").astype("int64")
         rows: list[tuple[object, ...]] = []
-        places = [None if pd.isna(place) else int(place) for place in position]
-        for data, at_ms, place in zip(payload, arrival_ms, places, strict=True):
+        for data, at_ms, place in zip(payload, arrival_ms, position.tolist(), strict=True):
             parsed = parse(data, at_ms, options)
-            part = source_part(data, place)
+            # Pandas has NULL among whole numbers as a NaN.
+            part = source_part(data, None if place is None or place != place else int(place))
             if isinstance(parsed, Review):
+                reported = parsed.product_category
+                effective = categories.effective(reported)
                 rows.append(
                     (
                         part,
                         parsed.review_id,
-                        parsed.product_category,
+                        effective,
+                        None if effective == reported else reported,
                         parsed.review_body,
                         parsed.event_time_ms,
                         None,
@@ -77,15 +98,32 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
                 )
             else:
                 rows.append(
-                    (part, parsed.review_id, None, None, None, parsed.reason.value, parsed.message)
+                    (
+                        part,
+                        parsed.review_id,
+                        None,
+                        None,
+                        None,
+                        None,
+                        parsed.reason.value,
+                        parsed.message,
+                    )
                 )
+        self._other_reviews.inc(categories.replaced - replaced_before)
+        if message := categories.report():
+            logger.warning(message)
         return pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
 
 
-def parse_review(options: ParsingOptions) -> UserDefinedScalarFunctionWrapper:
+def parse_review(
+    options: ParsingOptions, categories: CategoryOptions
+) -> UserDefinedScalarFunctionWrapper:
     """Return the SQL function `parse_review(payload, arrival_time, position)`."""
     return udf(
-        ParseReviews(options), result_type=PARSED_REVIEW, func_type="pandas", deterministic=False
+        ParseReviews(options, categories),
+        result_type=PARSED_REVIEW,
+        func_type="pandas",
+        deterministic=False,
     )
 
 

@@ -309,6 +309,10 @@ class _Resolver:
         if function == "Fn::Join":
             separator, parts = self.resolve(argument)
             return separator.join(parts)
+        if function == "Fn::If":
+            condition, then, otherwise = argument
+            holds = self.resolve(self._document["Conditions"][condition])
+            return self.resolve(then if holds else otherwise)
         if function == "Fn::Equals":
             one, other = self.resolve(argument)
             # CloudFormation compares texts.

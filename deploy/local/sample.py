@@ -11,6 +11,7 @@ from flink_jobs.config import (
     AnomaliesConfig,
     ApplicationConfig,
     AwsConfig,
+    CategoriesConfig,
     CloudWatchConfig,
     ConfigError,
     DeadLettersConfig,
@@ -32,6 +33,7 @@ class SampleConfig(Group):
     application: ApplicationConfig
     aws: AwsConfig
     reviews: ReviewsConfig
+    categories: CategoriesConfig
     endpoint: EndpointConfig
     scored_reviews: ScoredReviewsConfig
     windows: WindowsConfig

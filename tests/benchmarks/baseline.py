@@ -129,7 +129,10 @@ def _review_scoring(parameters: Parameters) -> StatementSet:
     t_env, config = create_environment(parameters, "review_scoring")
     endpoint = config.endpoint
     for name, function in (
-        ("parse_review", parse_review(config.reviews.parsing_options())),
+        (
+            "parse_review",
+            parse_review(config.reviews.parsing_options(), config.categories.category_options()),
+        ),
         (
             "score_review",
             score_review(endpoint.endpoint_options(config.aws.region), endpoint.scoring_options()),

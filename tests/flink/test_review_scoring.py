@@ -13,6 +13,7 @@ from pyflink.table.udf import UserDefinedScalarFunctionWrapper
 from flink_jobs import review_scoring, streams
 from tests.flink.fake_endpoint import OUTAGE, POISON, FakeEndpoint, rating_of, requests
 from tests.flink.tables import file_table, lines, optimised_plan
+from udfs.core.categories import CategoryOptions
 from udfs.core.invocations import CONTROL_TEXT, ScoringOptions
 from udfs.core.parsing import ParsingOptions
 from udfs.dead_letters import digest_payload
@@ -36,6 +37,7 @@ PAYLOADS = [
     review(12, "a" * 2_000),
 ]
 OPTIONS = ParsingOptions(max_body_bytes=1_000)
+ANY_CATEGORY = CategoryOptions()
 
 
 def score_review(tmp_path: Path) -> UserDefinedScalarFunctionWrapper:
@@ -58,12 +60,13 @@ def run(
     t_env: TableEnvironment,
     tmp_path: Path,
     payloads: list[bytes],
+    categories: CategoryOptions = ANY_CATEGORY,
     *,
     several_per_record: bool = False,
 ) -> None:
     t_env.create_temporary_system_function("split_record", split_record(OPTIONS))
     for name, function in (
-        ("parse_review", parse_review(OPTIONS)),
+        ("parse_review", parse_review(OPTIONS, categories)),
         ("score_review", score_review(tmp_path)),
         ("digest_payload", digest_payload()),
     ):
@@ -124,6 +127,22 @@ def test_each_review_of_a_record_is_in_one_place(t_env: TableEnvironment, tmp_pa
     raw = lines(tmp_path / "raw_archive")
     kept = sorted(base64.b64decode(row["payload"]) for row in raw)
     assert kept == sorted([*good, bad, b"\xff"])
+def test_both_sinks_have_the_effective_category(t_env: TableEnvironment, tmp_path: Path) -> None:
+    payloads = [
+        json.dumps({"review_id": name, "product_category": name, "review_body": "Fine."}).encode()
+        for name in ("Books", "B00A1", "Toys")
+    ]
+    run(t_env, tmp_path, payloads, CategoryOptions(allowed=frozenset({"Books", "Toys"})))
+    for sink in ("scored_reviews", "scored_archive"):
+        found = {
+            row["review_id"]: (row["product_category"], row["reported_category"])
+            for row in lines(tmp_path / sink)
+        }
+        assert found == {
+            "Books": ("Books", None),
+            "B00A1": ("Other", "B00A1"),
+            "Toys": ("Toys", None),
+        }
 
 
 def test_every_record_is_in_one_place_with_all_that_belongs_to_it(outputs: Path) -> None:

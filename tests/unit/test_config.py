@@ -14,6 +14,7 @@ from flink_jobs.config import (
     load_config,
     load_groups,
 )
+from udfs.core.categories import CategoryOptions
 from udfs.core.watermarks import WatermarkOptions
 
 SAMPLE = Path("deploy/runtime_properties.json")
@@ -81,6 +82,43 @@ def test_values_that_do_not_fit_each_other(tmp_path: Path) -> None:
     assert "endpoint.deadline_s = 60.0: must be at least 480.8" in found[0]
     assert "at most a third of application.checkpoint_timeout_s = 100" in found[1]
     assert "application.bundle_rows = 3000 of reviews.max_body_bytes = 262144" in found[2]
+
+
+def test_categories_are_checked_and_normalised(tmp_path: Path) -> None:
+    properties = groups()
+    properties["categories"] = {"allowed": "Books, Gift_Card,Books", "max_categories": "2"}
+    path = tmp_path / "properties.json"
+    config = load_config(write(path, properties))
+    assert isinstance(config, ReviewScoringConfig)
+    assert config.categories.category_options() == CategoryOptions(
+        frozenset({"Books", "Gift_Card"}), max_categories=2
+    )
+    del properties["categories"]
+    config = load_config(write(path, properties))
+    assert isinstance(config, ReviewScoringConfig)
+    assert config.categories.category_options() == CategoryOptions(frozenset(), 1_000)
+
+
+def test_categories_that_cannot_be(tmp_path: Path) -> None:
+    properties = groups()
+    path = tmp_path / "properties.json"
+    properties["categories"] = {"allowed": "Books,, a\u202e", "max_categories": "0", "alowed": "x"}
+    found = problems(write(path, properties))
+    assert len(found) == 3
+    assert any("name 2: product_category is blank; name 3: " in problem for problem in found)
+    properties["categories"] = {"allowed": "Books, Gift_Card", "max_categories": "1"}
+    assert problems(write(path, properties)) == [
+        "categories.allowed has 2 names: at most categories.max_categories = 1 are allowed"
+    ]
+
+
+def test_the_budget_of_dead_letters_is_bounded(tmp_path: Path) -> None:
+    properties = groups()
+    path = tmp_path / "properties.json"
+    properties["dead_letters"]["payload_bytes_per_s"] = "0"
+    assert "dead_letters.payload_bytes_per_s = '0'" in problems(write(path, properties))[0]
+    del properties["dead_letters"]["payload_bytes_per_s"]
+    assert load_config(write(path, properties)).dead_letters.payload_bytes_per_s == 262_144
 
 
 def test_jobs_are_the_same_everywhere() -> None:

@@ -19,6 +19,7 @@ from flink_jobs.config import (
     ReviewScoringConfig,
     StreamConfig,
 )
+from udfs.core.categories import Categories, CategoryOptions
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +174,45 @@ def test_every_alarm_that_operators_need_is_there(template: Template) -> None:
     assert metrics["DeadLettersAlarm"] == metrics["LateShareAlarm"] == {"IncomingRecords"}
 
 
+def test_categories_follow_from_the_parameters(template: Template) -> None:
+    def categories(parameters: dict[str, str]) -> CategoryOptions:
+        applications = template.applications("test", "eu-west-1", parameters=parameters)
+        (config,) = (
+            config
+            for config in check_applications(applications)
+            if isinstance(config, ReviewScoringConfig)
+        )
+        return config.categories.category_options()
+
+    assert categories({}) == CategoryOptions(frozenset(), 1_000)
+    given = {"AllowedCategories": "Books,Gift_Card", "MaxCategories": "2"}
+    assert categories(given) == CategoryOptions(frozenset({"Books", "Gift_Card"}), 2)
+    with pytest.raises(ConfigError, match=r"categories\.allowed has 3 names"):
+        categories(given | {"AllowedCategories": "Books,Gift_Card,Toys"})
+
+
+def test_no_property_is_empty(template: Template) -> None:
+    """The managed service rejects empty values."""
+    for application in template.applications("test", "eu-west-1"):
+        for group in application.properties:
+            assert all(group["PropertyMap"].values()), group
+
+
+def test_the_alarm_on_categories_reads_what_the_job_logs(template: Template) -> None:
+    categories = Categories(CategoryOptions(max_categories=1), clock=lambda: 0.0)
+    for name in ("Books", "B001"):
+        categories.effective(name)
+    (log_filter,) = resources(template, "AWS::Logs::MetricFilter").values()
+    phrase = log_filter["Properties"]["FilterPattern"]
+    assert phrase == f'"{phrase[1:-1]}"'
+    assert phrase[1:-1] in (categories.report() or "")
+    assert log_filter["Properties"]["LogGroupName"] == {"Ref": "ReviewScoringLogs"}
+    (written,) = log_filter["Properties"]["MetricTransformations"]
+    alarm = resources(template, "AWS::CloudWatch::Alarm")["CategoriesAlarm"]["Properties"]
+    assert alarm["MetricName"] == written["MetricName"]
+    assert alarm["Namespace"] == written["MetricNamespace"]
+
+
 def test_a_model_that_alarms_is_taken_back(template: Template) -> None:
     (endpoint,) = resources(template, "AWS::SageMaker::Endpoint").values()
     deployment = endpoint["Properties"]["DeploymentConfig"]
@@ -293,6 +333,9 @@ def test_the_dashboard_is_sound_json(template: Template) -> None:
 SMALL = """
 Parameters:
   Wanted: {Type: String, Default: "yes"}
+Conditions:
+  IsWanted: !Equals [!Ref Wanted, "yes"]
+  IsUnwanted: !Not [!Equals [!Ref Wanted, "yes"]]
 Mappings:
   Names: {First: {Job: one}, Second: {Job: two}}
 Resources:
@@ -315,6 +358,8 @@ Resources:
     ("function", "value"),
     [
         ("!Ref Wanted", "yes"),
+        ("!If [IsWanted, !Ref Wanted, none]", "yes"),
+        ("!If [IsUnwanted, !Ref Wanted, none]", "none"),
         ('!Sub "${Wanted}-${AWS::Region}"', "yes-eu-west-1"),
         ('!Sub ["${a}${Wanted}", {a: !Ref Wanted}]', "yesyes"),
         ("plain", "plain"),
