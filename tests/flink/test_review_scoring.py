@@ -127,6 +127,8 @@ def test_each_review_of_a_record_is_in_one_place(t_env: TableEnvironment, tmp_pa
     raw = lines(tmp_path / "raw_archive")
     kept = sorted(base64.b64decode(row["payload"]) for row in raw)
     assert kept == sorted([*good, bad, b"\xff"])
+
+
 def test_both_sinks_have_the_effective_category(t_env: TableEnvironment, tmp_path: Path) -> None:
     payloads = [
         json.dumps({"review_id": name, "product_category": name, "review_body": "Fine."}).encode()
