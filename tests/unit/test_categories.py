@@ -139,6 +139,7 @@ def parsed(
     frame = function.eval(
         pd.Series([*payloads, b"{"], dtype=object),
         pd.Series([ARRIVAL] * (len(payloads) + 1)),
+        pd.Series([None] * (len(payloads) + 1), dtype=object),
     )
     assert frame.columns.tolist() == PARSED_REVIEW.field_names()
     return frame.to_dict("records")
