@@ -61,11 +61,12 @@ check-manifests: build/.setup $(FLINK_CRD) ## manifests by the operator's own de
 		deploy/kubernetes/jobs.yaml --framework dockerfile kubernetes --skip-check CKV_K8S_21 \
 		--skip-download --compact --quiet
 
-# What is saved in tests is sketches in base64, in which any four letters may follow each other.
+# What is saved in tests is sketches and records in base64, in which any four letters may follow
+# each other.
 check-secrets: $(UV) ## no key, token or password in what is committed
 	git ls-files -z | xargs -0 $(CHECKER) detect-secrets==1.5.0 detect-secrets-hook \
 		--disable-plugin KeywordDetector --disable-plugin HexHighEntropyString \
-		--exclude-files '^tests/unit/saved/'
+		--exclude-files '^tests/(unit/saved|corpus)/'
 
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)

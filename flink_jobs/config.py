@@ -110,6 +110,7 @@ class ReviewsConfig(Group):
     max_event_age_s: float = Field(86_400.0, gt=0, allow_inf_nan=False)
     max_event_lead_s: float = Field(5.0, ge=0, allow_inf_nan=False)
     several_per_record: bool = False
+    require_time_zone: bool = False
 
     def parsing_options(self) -> ParsingOptions:
         """Return what the parser needs."""
@@ -118,6 +119,7 @@ class ReviewsConfig(Group):
             max_body_bytes=self.max_body_bytes,
             max_event_age_s=self.max_event_age_s,
             max_event_lead_s=self.max_event_lead_s,
+            require_time_zone=self.require_time_zone,
         )
 
 

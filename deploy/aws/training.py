@@ -34,7 +34,9 @@ _SOURCES = (
     *("deploy/model/ordinal.py", "deploy/model/report.py", "deploy/model/train.py"),
     *("deploy/local/__init__.py", "deploy/local/generator.py", "deploy/local/records.py"),
     *("deploy/local/replay.py", "deploy/local/texts.py"),
-    *("udfs/__init__.py", "udfs/core/__init__.py", "udfs/core/parsing.py"),
+    *("udfs/__init__.py", "udfs/core/__init__.py", "udfs/core/characters.py"),
+    *("udfs/core/event_times.py", "udfs/core/json_sequences.py", "udfs/core/keys.py"),
+    *("udfs/core/lookalikes.py", "udfs/core/parsing.py"),
 )
 _DATA_KEY = "training/data"
 

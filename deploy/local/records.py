@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import hashlib
 import json
 import random
@@ -223,7 +225,7 @@ def _tsv_of_size(size: Callable[[int], int]) -> Fault:
 
 def _tsv_control_characters(sound: Sound) -> bytes:
     # The record is small enough; as JSON, where each of these takes six bytes, it is not.
-    return _tsv(sound, review_body="\x01" * (sound.max_body_bytes // 6 + 1))
+    return _tsv(sound, review_body="x" + "\x01" * (sound.max_body_bytes // 6 + 1))
 
 
 _NO_UTF8 = (
@@ -234,15 +236,25 @@ _NO_UTF8 = (
     b"\xed\xa0\x80",  # a surrogate
 )
 _LONG_KEYS = ("R" * 300, "\u00e9" * 129)
-_UNPRINTABLE_KEYS = ("R\x07bell", "R\u200bzero-width-space", "R\u202ereversed", "R\x7fdelete")
-_NO_TEXT = ("   ", "\u00a0\u00a0\u00a0", "", "\u3000", "\u2028 \u2009")
+_UNPRINTABLE_KEYS = ("R\x07bell", "R\u2066isolated", "R\u202ereversed", "R\x7fdelete", "R\uffff")
+_NO_TEXT = (
+    "   ",
+    "\u00a0\u00a0\u00a0",
+    "",
+    "\u3000",
+    "\u2028 \u2009",
+    "\x00",
+    "\u200b\ufeff",
+    "\u2800",
+)
 _NO_TIMES = (
     "2026-13-45T99:00:00Z",
     "yesterday",
     "",
     "23/11/2026 21:00",
     "2026-11-23",
-    "1795467600",
+    "17954676",
+    "2026-11-23T21:00:00+14:99",
 )
 _KEYS = ("review_id", "product_category")
 
@@ -259,20 +271,22 @@ _JSON_FAULTS: Mapping[ParseReason, tuple[Fault, ...]] = {
     ParseReason.INVALID_UTF8: (
         *(_json_body_bytes(junk) for junk in _NO_UTF8),
         lambda sound: to_json(sound.fields).decode().encode("utf-16"),
+        lambda sound: gzip.compress(to_json(sound.fields), mtime=0),
         _json_body_bytes(rb"\ud83d "),
     ),
     ParseReason.NOT_JSON: (
         _json_cut,
         _json_text(lambda text: text[:-1] + ', "weight": NaN}'),
-        _json_text(lambda text: text + text),
+        _json_text(lambda text: text + text[:-1]),
         _json_text(lambda text: text[:-1] + ",}"),
         _json_text(lambda text: text.replace('"', "'")),
         _json_text(lambda text: text.replace('"review_body": "', '"review_body": "\n', 1)),
-        _json_text(lambda text: "\ufeff" + text),
+        lambda sound: base64.b64encode(to_json(sound.fields)),
+        _tsv,
         lambda sound: b"service temporarily unavailable",
     ),
     ParseReason.NOT_OBJECT: (
-        _json_value(lambda fields: [fields]),
+        _json_value(lambda fields: [fields, 5]),
         _json_value(lambda fields: list(fields.values())),
         _json_value(lambda fields: fields["review_body"]),
         _json_value(json.dumps),
@@ -289,6 +303,7 @@ _JSON_FAULTS: Mapping[ParseReason, tuple[Fault, ...]] = {
         _json_without("review_body"),
         _json_with(product_category=""),
         _json_with(review_id=None),
+        _json_value(lambda fields: {"version": "0", "detail": fields}),
         lambda sound: b"{}",
     ),
     ParseReason.WRONG_TYPE: (
@@ -296,12 +311,12 @@ _JSON_FAULTS: Mapping[ParseReason, tuple[Fault, ...]] = {
         _json_with(review_body=True),
         _json_with(product_category=["Gift_Card"]),
         _json_with(review_body={"text": "nested"}),
-        _json_with(event_time=1_795_467_600_000),
+        _json_with(event_time=True),
         _json_with(review_body=5.0),
     ),
     ParseReason.KEY_TOO_LONG: tuple(_json_with(**{n: k}) for k in _LONG_KEYS for n in _KEYS),
     ParseReason.KEY_NOT_PRINTABLE: tuple(
-        _json_with(**{n: k}) for k in (*_UNPRINTABLE_KEYS, "R\ttab", "R\nline") for n in _KEYS
+        _json_with(**{n: k}) for k in (*_UNPRINTABLE_KEYS, "R\x00", "R\ud83d") for n in _KEYS
     ),
     ParseReason.EMPTY_BODY: tuple(_json_with(review_body=b) for b in (*_NO_TEXT, "\t\r\n")),
     ParseReason.OVERSIZE: (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deploy.local.replay import replay
+from udfs.core.characters import has_visible_character
 from udfs.core.parsing import decode_json
 
 COARSE_BOUNDS = {1: (1, 2), 3: (3, 3), 5: (4, 5)}
@@ -46,7 +47,7 @@ def read_reviews(path: Path, *, max_rows: int | None = None) -> Reviews:
             if record.star_rating is None:
                 continue
             text = decode_json(record.data.decode()).get("review_body")
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str) or not has_visible_character(text):
                 continue
             reviews.texts.append(text)
             reviews.ratings.append(record.star_rating)

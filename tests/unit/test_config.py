@@ -219,6 +219,17 @@ def test_times_are_finite_and_positive(tmp_path: Path, value: str) -> None:
     assert "endpoint.deadline_s" in problems(write(tmp_path / "properties.json", properties))[0]
 
 
+def test_a_time_zone_can_be_required(tmp_path: Path) -> None:
+    properties = groups()
+    properties["reviews"]["require_time_zone"] = "true"
+    config = load_config(write(tmp_path / "properties.json", properties))
+    assert isinstance(config, ReviewScoringConfig)
+    assert config.reviews.parsing_options().require_time_zone
+    properties["reviews"]["require_time_zone"] = "UTC"
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert "reviews.require_time_zone = 'UTC': input should be a valid boolean" in found[0]
+
+
 def test_only_content_types_that_are_there_can_be_asked_for(tmp_path: Path) -> None:
     properties = groups()
     properties["endpoint"]["content_type"] = "text/csv"

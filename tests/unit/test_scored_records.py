@@ -49,6 +49,11 @@ def test_a_record_of_a_release_without_lanes_is_read(fields: dict[str, Any]) -> 
     assert lane is None
 
 
+def test_keys_of_earlier_releases_are_normalised() -> None:
+    fields = RECORD | {"review_id": " R1", "product_category": "Cafe\u0301\u200b"}
+    assert read(json.dumps(fields).encode()) == read(json.dumps(RECORD).encode())
+
+
 def without(name: str) -> dict[str, Any]:
     return {key: value for key, value in RECORD.items() if key != name}
 
@@ -66,8 +71,10 @@ def without(name: str) -> dict[str, Any]:
         (without("event_time"), ParseReason.MISSING_FIELD),
         (RECORD | {"review_id": None}, ParseReason.WRONG_TYPE),
         (RECORD | {"source_shard": 7}, ParseReason.WRONG_TYPE),
-        (RECORD | {"product_category": ""}, ParseReason.WRONG_TYPE),
-        (RECORD | {"product_category": "x" * 257}, ParseReason.WRONG_TYPE),
+        (RECORD | {"product_category": ""}, ParseReason.MISSING_FIELD),
+        (RECORD | {"product_category": "x" * 257}, ParseReason.KEY_TOO_LONG),
+        (RECORD | {"product_category": "é" * 129}, ParseReason.KEY_TOO_LONG),
+        (RECORD | {"review_id": "R\u202e1"}, ParseReason.KEY_NOT_PRINTABLE),
         (RECORD | {"star_rating": 0}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": 6}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": "4"}, ParseReason.WRONG_TYPE),

@@ -1,27 +1,25 @@
-"""Raw bytes to a review, or to the reason why they are none.
+"""Parse raw bytes to a review, or to the reason why they are not one.
 
-The parser decides alone what a review is; it never raises for a record, so that a bad one can be
-kept and explained instead of stopping the stream.
+The parser alone decides what a review is. It never raises for a record, so that an invalid one can
+be kept and explained instead of stopping the stream.
 """
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal, NoReturn
 
-MAX_KEY_BYTES = 256
-"""Longest review id or category, in bytes of UTF-8: both serve as Kinesis partition keys."""
+from udfs.core.characters import has_visible_character
+from udfs.core.event_times import EventTimeError, event_time_ms
+from udfs.core.keys import InvalidKeyError, normalised_key
+from udfs.core.lookalikes import envelope, likeness, names_of
 
 ReviewFormat = Literal["json", "tsv"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-_ISO_DATE_TIME = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
-)
+TSV_COLUMNS = ("review_id", "product_category", "review_body")
+"""The columns of a line of the format `tsv`."""
+
 # The most that one character takes in the JSON of the sinks: see `json_bytes`.
 _MAX_JSON_BYTES_PER_CHARACTER = 12
 
@@ -58,17 +56,20 @@ class ParsingOptions:
     max_event_age_s, max_event_lead_s
         How far an event time may lie before and after the arrival time, in seconds. The lead
         bounds by how much one record's wrong clock can push the watermark.
+    require_time_zone
+        Reject an event time as text without a time zone, instead of reading it as UTC.
     """
 
     format: ReviewFormat = "json"
     max_body_bytes: int = 256 * 1024
     max_event_age_s: float = 86_400.0
     max_event_lead_s: float = 5.0
+    require_time_zone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A record that is a review. `event_time_ms` counts from the epoch."""
+    """A record that is a review: its keys normalised, `event_time_ms` counted from the epoch."""
 
     review_id: str
     product_category: str
@@ -78,7 +79,7 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that is none: a reason code, a sentence, and its review id where that is sound."""
+    """An invalid record: a reason code, what to do about it, and its review id if that is valid."""
 
     reason: ParseReason
     message: str
@@ -100,7 +101,7 @@ def parse(
     Parameters
     ----------
     payload
-        The record's bytes; None and the empty record are no review.
+        The record's bytes; None and the empty record are invalid.
     arrival_time_ms
         When Kinesis took the record, in milliseconds since the epoch: the event time of a
         record that has none, and what the others' event times are held against.
@@ -125,7 +126,9 @@ def parse(
         fields = _fields(payload or b"", options)
         return _review(fields, arrival_time_ms, options)
     except _RejectedError as rejected:
-        return Rejected(rejected.reason, rejected.message, _sound_id(fields))
+        # Names of members can hold half surrogate pairs.
+        message = rejected.message.encode(errors="replace").decode()
+        return Rejected(rejected.reason, message, _valid_id(fields))
 
 
 def category_key(name: str) -> str:
@@ -182,11 +185,14 @@ def _fields(payload: bytes, options: ParsingOptions) -> dict[str, Any]:
         )
     try:
         text = payload.decode()
+        return _json_fields(text) if options.format == "json" else _tsv_fields(text)
     except UnicodeDecodeError as error:
-        raise _RejectedError(
-            ParseReason.INVALID_UTF8, f"byte {error.start} of the record is not UTF-8"
-        ) from None
-    return _json_fields(text) if options.format == "json" else _tsv_fields(text)
+        reason = ParseReason.INVALID_UTF8
+        message = f"byte {error.start} of the record is not UTF-8"
+    except _RejectedError as rejected:
+        reason, message = rejected.reason, rejected.message
+    like = likeness(payload, options.format)
+    raise _RejectedError(reason, f"{message}; {like}" if like else message)
 
 
 def _json_fields(text: str) -> dict[str, Any]:
@@ -194,7 +200,12 @@ def _json_fields(text: str) -> dict[str, Any]:
         value = decode_json(text)
     # Deep nesting ends the C scanner with a RecursionError.
     except (ValueError, RecursionError) as error:
-        raise _RejectedError(ParseReason.NOT_JSON, str(error)[:200]) from None
+        # Looked for only now, because it is rare. In TSV the key that it is part of drops it.
+        if text.startswith("\ufeff"):
+            return _json_fields(text.lstrip("\ufeff"))
+        raise _RejectedError(
+            ParseReason.NOT_JSON, f"the record is not JSON: {str(error)[:200]}"
+        ) from None
     if not isinstance(value, dict):
         raise _RejectedError(
             ParseReason.NOT_OBJECT, f"the record is a JSON {_json_type(value)}, not an object"
@@ -204,12 +215,14 @@ def _json_fields(text: str) -> dict[str, Any]:
 
 def _tsv_fields(text: str) -> dict[str, Any]:
     columns = text.removesuffix("\n").removesuffix("\r").split("\t")
-    if len(columns) != 3:
+    if len(columns) != len(TSV_COLUMNS):
         raise _RejectedError(
             ParseReason.WRONG_COLUMNS,
-            f"{len(columns)} columns instead of review_id, product_category, review_body",
+            f"the number of columns is {len(columns)}, not 3: {', '.join(TSV_COLUMNS)}",
         )
-    return dict(zip(("review_id", "product_category", "review_body"), columns, strict=True))
+    if columns[1] == TSV_COLUMNS[1] and columns[2] == TSV_COLUMNS[2]:
+        raise _RejectedError(ParseReason.WRONG_COLUMNS, "the record is the header line of a file")
+    return dict(zip(TSV_COLUMNS, columns, strict=True))
 
 
 def _review(fields: dict[str, Any], arrival_time_ms: int, options: ParsingOptions) -> Review:
@@ -224,8 +237,7 @@ def _review(fields: dict[str, Any], arrival_time_ms: int, options: ParsingOption
 def _text(fields: dict[str, Any], name: str) -> str:
     value = fields.get(name)
     if value is None:
-        state = "null" if name in fields else "missing"
-        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is {state}")
+        raise _RejectedError(ParseReason.MISSING_FIELD, _missing(fields, name))
     if not isinstance(value, str):
         raise _RejectedError(
             ParseReason.WRONG_TYPE, f"{name} is a JSON {_json_type(value)}, not a string"
@@ -233,25 +245,23 @@ def _text(fields: dict[str, Any], name: str) -> str:
     return value
 
 
+def _missing(fields: dict[str, Any], name: str) -> str:
+    if name in fields:
+        return f"{name} is null"
+    return f"{name} is missing; {envelope(fields) or names_of(fields)}"
+
+
 def _key(fields: dict[str, Any], name: str) -> str:
-    key = _text(fields, name)
-    if not key or key.isspace():
-        raise _RejectedError(ParseReason.MISSING_FIELD, f"{name} is blank")
-    if not key.isprintable():
-        raise _RejectedError(
-            ParseReason.KEY_NOT_PRINTABLE, f"{name} has a character that cannot be printed"
-        )
-    if len(key) > MAX_KEY_BYTES or len(key.encode()) > MAX_KEY_BYTES:
-        raise _RejectedError(
-            ParseReason.KEY_TOO_LONG, f"{name} has more than {MAX_KEY_BYTES} bytes"
-        )
-    return key
+    try:
+        return normalised_key(_text(fields, name))
+    except InvalidKeyError as error:
+        raise _RejectedError(ParseReason(error.reason), f"{name} {error}") from None
 
 
 def _body(fields: dict[str, Any], max_body_bytes: int) -> str:
     body = _text(fields, "review_body")
-    if not body or body.isspace():
-        raise _RejectedError(ParseReason.EMPTY_BODY, "review_body has no text")
+    if not has_visible_character(body):
+        raise _RejectedError(ParseReason.EMPTY_BODY, "review_body has no visible character")
     if len(body) * _MAX_JSON_BYTES_PER_CHARACTER > max_body_bytes or not body.isascii():
         try:
             encoded_bytes = json_bytes(body)
@@ -268,41 +278,34 @@ def _body(fields: dict[str, Any], max_body_bytes: int) -> str:
     return body
 
 
-def _event_time_ms(value: object, arrival_time_ms: int, options: ParsingOptions) -> int:
+def _event_time_ms(value: Any, arrival_time_ms: int, options: ParsingOptions) -> int:
     if value is None:
         return arrival_time_ms
-    if not isinstance(value, str):
+    if not isinstance(value, str) and _json_type(value) != "number":
         raise _RejectedError(
-            ParseReason.WRONG_TYPE, f"event_time is a JSON {_json_type(value)}, not a string"
+            ParseReason.WRONG_TYPE,
+            f"event_time is a JSON {_json_type(value)}, not a string or a number",
         )
-    event_time_ms = _iso_ms(value)
-    if event_time_ms is None:
+    try:
+        time_ms = event_time_ms(value, options.require_time_zone)
+    except EventTimeError as error:
         raise _RejectedError(
-            ParseReason.BAD_EVENT_TIME,
-            f"event_time {value[:64]!r} is not ISO 8601, such as 2026-01-31T12:00:00.000Z",
-        )
-    lead_s = (event_time_ms - arrival_time_ms) / 1000
+            ParseReason.BAD_EVENT_TIME, f"event_time {repr(value)[:64]} {error}"
+        ) from None
+    lead_s = (time_ms - arrival_time_ms) / 1000
     if lead_s > options.max_event_lead_s:
         raise _RejectedError(
-            ParseReason.EVENT_TIME_IN_FUTURE, f"event_time lies {lead_s:.3f} s after the arrival"
+            ParseReason.EVENT_TIME_IN_FUTURE,
+            f"event_time {repr(value)[:64]} is {lead_s:.3f} s after the arrival, at most"
+            f" {options.max_event_lead_s:g} s are allowed",
         )
     if -lead_s > options.max_event_age_s:
         raise _RejectedError(
-            ParseReason.EVENT_TIME_TOO_OLD, f"event_time lies {-lead_s:.3f} s before the arrival"
+            ParseReason.EVENT_TIME_TOO_OLD,
+            f"event_time {repr(value)[:64]} is {-lead_s:.3f} s before the arrival, at most"
+            f" {options.max_event_age_s:g} s are allowed",
         )
-    return event_time_ms
-
-
-def _iso_ms(text: str) -> int | None:
-    if not _ISO_DATE_TIME.fullmatch(text):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return (moment - _EPOCH) // _MILLISECOND
-    except (ValueError, OverflowError):
-        return None
+    return time_ms
 
 
 def _json_type(value: object) -> str:
@@ -316,7 +319,7 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "number")
 
 
-def _sound_id(fields: dict[str, Any]) -> str | None:
+def _valid_id(fields: dict[str, Any]) -> str | None:
     try:
         return _key(fields, "review_id")
     except _RejectedError:

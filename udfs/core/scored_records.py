@@ -4,15 +4,24 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
-from udfs.core.parsing import MAX_KEY_BYTES, ParseReason
+from udfs.core.keys import InvalidKeyError, normalised_key
+from udfs.core.parsing import ParseReason
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 _Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
-_Key = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_KEY_BYTES)]
+# Records of earlier releases may hold keys that are not normalised.
+_Key = Annotated[str, StringConstraints(strict=True), AfterValidator(normalised_key)]
 
 
 class _Fields(BaseModel):
@@ -100,6 +109,9 @@ def read_with_details(
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidKeyError):
+            return Unreadable(ParseReason(cause.reason), f"{place} {cause}"), None, None
         reason = _REASONS.get(first["type"])
         if reason is None:
             bad_time = place == "event_time"
