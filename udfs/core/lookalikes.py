@@ -33,7 +33,7 @@ _SIGNATURES = (
 )
 _ZLIB_STARTS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _UTF_16_START = re.compile(rb"(?:[\t-~]\x00){4}|(?:\x00[\t-~]){4}")
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}={0,2}")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}+={0,2}")
 _CSV_START = re.compile(r'(?:"[^"\n]*"|[^\s,"]+),(?:"[^"\n]*"|[^,"\n]*),')
 _KEY_LIMIT = 10
 _MAX_NODES = 200

@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
 
 from udfs.core.keys import InvalidKeyError, normalised_key
 from udfs.core.parsing import ParseReason
@@ -20,8 +13,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
 _Text = Annotated[str, StringConstraints(strict=True, min_length=1)]
-# Records of earlier releases may hold keys that are not normalised.
-_Key = Annotated[str, StringConstraints(strict=True), AfterValidator(normalised_key)]
 
 
 class _Fields(BaseModel):
@@ -30,9 +21,9 @@ class _Fields(BaseModel):
     source_sequence_number: _Text
     # Records of earlier releases have none, nor a lane.
     source_part: Annotated[str, StringConstraints(strict=True)] | None = None
-    review_id: _Key
+    review_id: Annotated[str, StringConstraints(strict=True)]
     star_rating: Annotated[int, Field(strict=True, ge=1, le=5)]
-    product_category: _Key
+    product_category: Annotated[str, StringConstraints(strict=True)]
     review_body: Annotated[str, StringConstraints(strict=True)]
     event_time: AwareDatetime
     lane: Annotated[str, StringConstraints(strict=True)] | None = None
@@ -99,9 +90,10 @@ def read_with_details(
             fields.source_stream,
             fields.source_shard,
             fields.source_sequence_number,
-            fields.review_id,
+            # Records of earlier releases may hold keys that are not normalised.
+            normalised_key(fields.review_id),
             fields.star_rating,
-            fields.product_category,
+            normalised_key(fields.product_category),
             len(fields.review_body),
             (fields.event_time - _EPOCH) // _MILLISECOND,
             source_part=fields.source_part,
@@ -109,13 +101,13 @@ def read_with_details(
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, InvalidKeyError):
-            return Unreadable(ParseReason(cause.reason), f"{place} {cause}"), None, None
         reason = _REASONS.get(first["type"])
         if reason is None:
             bad_time = place == "event_time"
             reason = ParseReason.BAD_EVENT_TIME if bad_time else ParseReason.WRONG_TYPE
         message = f"{place}: {first['msg']}" if place else first["msg"]
         return Unreadable(reason, message[:200]), None, None
+    except InvalidKeyError as error:
+        message = f"review_id or product_category {error}"
+        return Unreadable(ParseReason(error.reason), message), None, None
     return review, fields.review_body, fields.lane
