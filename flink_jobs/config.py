@@ -12,8 +12,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
+from flink_jobs.config_checks import (
+    checked_namespace,
+    checked_region,
+    checked_url,
+    shared_names,
+    topic_problem,
+    without_users,
+)
 from udfs.core.categories import CategoryOptions, parse_allowed
 from udfs.core.codec import ContentType
 from udfs.core.dead_letters import PAYLOAD_BYTES_PER_S
@@ -21,6 +36,7 @@ from udfs.core.endpoint import EndpointOptions
 from udfs.core.invocations import MAX_REQUEST_BYTES, ScoringOptions
 from udfs.core.parsing import ParsingOptions, ReviewFormat
 from udfs.core.publishing import PublishingOptions, longest_s
+from udfs.core.scored_records import MAX_LEAD_S
 from udfs.core.scoring import isolation_s
 from udfs.core.watermarks import WatermarkOptions
 from udfs.core.windows import WindowSpec, parse_windows
@@ -31,10 +47,20 @@ MANAGED_PROPERTIES = Path("/etc/flink/application_properties.json")
 RUN_OPTIONS_GROUP = "kinesis.analytics.flink.run.options"
 """The service's own group: what `flink run` is told. Not read by the jobs."""
 
+MAX_RETENTION_S = 365 * 86_400
+"""The longest that a Kinesis stream can keep a record: no event can be older in a replay."""
+
 # In base64 a raw record of this size still fits Firehose's 1,000 KiB with its other fields.
 _MAX_BODY_BYTES = 700 * 1024
+_DEFAULT_MAX_BODY_BYTES = 256 * 1024
 
-_MAX_BUNDLE_BYTES = 512 * 1024 * 1024
+MAX_BUNDLE_BYTES = 500 * 1024 * 1024
+"""Bound of the largest bodies of a bundle together.
+
+A vectorised function then takes at most 512 MiB beyond its input (tests/unit/test_memory.py).
+"""
+
+Url = Annotated[str, AfterValidator(checked_url)]
 
 JobName = Literal["review_scoring", "review_metrics", "rating_anomalies"]
 
@@ -53,7 +79,9 @@ class ConfigError(Exception):
 class Group(BaseModel):
     """A property group: its name is that of the field that holds it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False
+    )
 
 
 class ApplicationConfig(Group):
@@ -67,12 +95,13 @@ class ApplicationConfig(Group):
         A checkpoint that takes longer is given up.
     bundle_rows, bundle_time_ms
         A Python operator hands rows on when it has so many or has waited so long. More rows make
-        larger requests; more time adds to the latency of a slow stream.
+        larger requests; more time adds to the latency of a slow stream. The largest bodies of a
+        bundle take at most `MAX_BUNDLE_BYTES`, in every job.
     """
 
     job: JobName
     checkpoint_timeout_s: int = Field(600, ge=10, le=86_400)
-    bundle_rows: int = Field(2_000, ge=1, le=100_000)
+    bundle_rows: int = Field(2_000, ge=1, le=50_000)
     bundle_time_ms: int = Field(200, ge=1, le=60_000)
 
 
@@ -83,8 +112,8 @@ class AwsConfig(Group):
     from the application's role.
     """
 
-    region: str = Field(min_length=1)
-    endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
+    region: Annotated[str, AfterValidator(checked_region)]
+    endpoint_url: Url | None = None
 
 
 class ReviewsConfig(Group):
@@ -106,11 +135,11 @@ class ReviewsConfig(Group):
     format: ReviewFormat = "json"
     initial_position: Literal["LATEST", "TRIM_HORIZON"] = "TRIM_HORIZON"
     read_interval_ms: int = Field(250, ge=200, le=60_000)
-    max_body_bytes: int = Field(256 * 1024, ge=1, le=_MAX_BODY_BYTES)
-    max_event_age_s: float = Field(86_400.0, gt=0, allow_inf_nan=False)
-    max_event_lead_s: float = Field(5.0, ge=0, allow_inf_nan=False)
-    several_per_record: bool = False
+    max_body_bytes: int = Field(_DEFAULT_MAX_BODY_BYTES, ge=1, le=_MAX_BODY_BYTES)
+    max_event_age_s: float = Field(86_400.0, gt=0, le=MAX_RETENTION_S)
+    max_event_lead_s: float = Field(5.0, ge=0, le=MAX_LEAD_S)
     require_time_zone: bool = False
+    several_per_record: bool = False
 
     def parsing_options(self) -> ParsingOptions:
         """Return what the parser needs."""
@@ -152,16 +181,16 @@ class EndpointConfig(Group):
     """
 
     name: str = Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
-    endpoint_url: str | None = Field(None, pattern=r"^https?://[^\s/]+/?$")
+    endpoint_url: Url | None = None
     target_variant: str | None = Field(None, pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}$")
     content_type: ContentType = "application/jsonlines"
     max_request_rows: int = Field(512, ge=1, le=10_000)
     max_request_bytes: int = Field(MAX_REQUEST_BYTES, ge=1, le=MAX_REQUEST_BYTES)
     request_time_ms: int = Field(100, ge=1, le=60_000)
     max_in_flight: int = Field(32, ge=1, le=1_000)
-    attempt_timeout_s: float = Field(10.0, gt=0, le=70)
+    attempt_timeout_s: float = Field(10.0, ge=0.01, le=70)
     max_attempts: int = Field(3, ge=1, le=100)
-    deadline_s: float = Field(150.0, gt=0, allow_inf_nan=False)
+    deadline_s: float = Field(150.0, gt=0, le=86_400)
 
     def scoring_options(self) -> ScoringOptions:
         """Return how requests are packed, bounded and retried."""
@@ -233,7 +262,7 @@ class WindowsConfig(Group):
     sizes: Annotated[tuple[WindowSpec, ...], BeforeValidator(parse_windows)] = parse_windows("5 s")
     watermark_delay_s: float = Field(10.0, ge=0, le=86_400)
     discovery_s: float = Field(5.0, ge=0, le=3_600)
-    idle_timeout_s: float = Field(30.0, gt=0, le=86_400)
+    idle_timeout_s: float = Field(30.0, ge=0.001, le=86_400)
     lg_k: int = Field(12, ge=4, le=20)
     body_lengths: bool = True
     top_terms: int = Field(10, ge=0, le=100)
@@ -265,7 +294,7 @@ class AnomaliesConfig(Group):
 class CloudWatchConfig(Group):
     """Group `cloudwatch`: the namespace of the metrics."""
 
-    namespace: str = Field("kinesis/analytics/AVGStarRating", pattern=r"^[^:][ -~]{0,254}$")
+    namespace: Annotated[str, AfterValidator(checked_namespace)] = "kinesis/analytics/AVGStarRating"
 
 
 class AlertsConfig(Group):
@@ -277,7 +306,7 @@ class AlertsConfig(Group):
 class PublishingConfig(Group):
     """Group `publishing`: how CloudWatch and SNS are asked (see `PublishingOptions`)."""
 
-    attempt_timeout_s: float = Field(5.0, gt=0, le=60)
+    attempt_timeout_s: float = Field(5.0, ge=0.01, le=60)
     max_attempts: int = Field(5, ge=1, le=20)
 
     def publishing_options(self, aws: AwsConfig) -> PublishingOptions:
@@ -483,7 +512,8 @@ def _validate(
             elif detail["type"] == "extra_forbidden":
                 problems.append(f"{name}.{key} is unknown{_suggestion(key, model.model_fields)}")
             else:
-                problems.append(f"{name}.{key} = {detail['input']!r}: {_in_words(detail)}")
+                value = without_users(repr(detail["input"]))
+                problems.append(f"{name}.{key} = {value}: {_in_words(detail)}")
     else:
         groups[name] = group
 
@@ -491,7 +521,7 @@ def _validate(
 def _in_words(detail: Any) -> str:
     if detail["type"] == "string_pattern_mismatch":
         return f"does not match {detail['ctx']['pattern']}"
-    message: str = detail["msg"]
+    message: str = detail["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
@@ -543,16 +573,45 @@ def _contradictions(groups: Mapping[str, Group]) -> list[str]:
                 f" {publishing.attempt_timeout_s} may take {bound_s:.0f} s: must be at most a third"
                 f" of application.checkpoint_timeout_s = {application.checkpoint_timeout_s}"
             )
+    windows, scored_reviews = groups.get("windows"), groups.get("scored_reviews")
     if (
-        isinstance(application, ApplicationConfig)
-        and application.job == "review_scoring"
-        and isinstance(reviews, ReviewsConfig)
+        isinstance(windows, WindowsConfig)
+        and isinstance(scored_reviews, ScoredReviewsConfig)
+        and windows.idle_timeout_s * 1_000 < scored_reviews.read_interval_ms
     ):
-        bundle_bytes = application.bundle_rows * reviews.max_body_bytes
-        if bundle_bytes > _MAX_BUNDLE_BYTES:
+        problems.append(
+            f"windows.idle_timeout_s = {windows.idle_timeout_s}: must be at least"
+            f" scored_reviews.read_interval_ms = {scored_reviews.read_interval_ms}, or every shard"
+            " is idle between two reads"
+        )
+    alerts = groups.get("alerts")
+    if (
+        isinstance(aws, AwsConfig)
+        and isinstance(alerts, AlertsConfig)
+        and (problem := topic_problem(alerts.topic_arn, aws.region)) is not None
+    ):
+        problems.append(f"alerts.topic_arn = {alerts.topic_arn!r}: {problem}")
+    if isinstance(application, ApplicationConfig):
+        max_body_bytes = _DEFAULT_MAX_BODY_BYTES
+        if isinstance(reviews, ReviewsConfig):
+            max_body_bytes = reviews.max_body_bytes
+        bundle_bytes = application.bundle_rows * max_body_bytes
+        if bundle_bytes > MAX_BUNDLE_BYTES:
             problems.append(
                 f"application.bundle_rows = {application.bundle_rows} of reviews.max_body_bytes ="
-                f" {reviews.max_body_bytes} may take {bundle_bytes} bytes of memory: at most"
-                f" {_MAX_BUNDLE_BYTES} are allowed"
+                f" {max_body_bytes} may take {bundle_bytes} bytes of memory: at most"
+                f" {MAX_BUNDLE_BYTES} are allowed"
             )
+    streams = {
+        f"{name}.stream": group.stream
+        for name, group in groups.items()
+        if isinstance(group, ReviewsConfig | ScoredReviewsConfig | StreamConfig)
+    }
+    problems += shared_names(streams, "jobs would read what they write, or records of another kind")
+    deliveries = {
+        f"{name}.delivery_stream": group.delivery_stream
+        for name, group in groups.items()
+        if isinstance(group, DeliveryConfig)
+    }
+    problems += shared_names(deliveries, "their records would be mixed in S3")
     return problems

@@ -68,7 +68,7 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         "reviews.max_body_bytes = 'many': input should be a valid integer",
         "reviews.format = 'xml': input should be 'json' or 'tsv'",
         "scored_reviews.stream is a JSON int; the service gives all values as strings",
-        "aws.region = ' ': string should have at least 1 character",
+        "aws.region = ' ': is not an AWS region, such as eu-west-1",
     ):
         assert expected in found
 
@@ -267,3 +267,197 @@ def test_every_problem_of_the_windows_is_named(tmp_path: Path) -> None:
         "windows.top_terms = '101'",
     ):
         assert expected in found
+
+
+def found_with(tmp_path: Path, group: str, **changes: str) -> str:
+    properties = groups()
+    properties[group] = properties.get(group, {}) | changes
+    return "\n".join(problems(write(tmp_path / "properties.json", properties)))
+
+
+@pytest.mark.parametrize(
+    ("group", "stream", "others"),
+    [
+        ("dead_letters", "reviews", "reviews.stream, dead_letters.stream"),
+        ("review_metrics", "scored-reviews", "scored_reviews.stream, review_metrics.stream"),
+        ("scored_reviews", "reviews", "reviews.stream, scored_reviews.stream"),
+        ("review_metrics", "reviews", "reviews.stream, review_metrics.stream"),
+        ("dead_letters", "review-metrics", "review_metrics.stream, dead_letters.stream"),
+        ("rating_anomalies", "review-metrics", "review_metrics.stream, rating_anomalies.stream"),
+    ],
+)
+def test_no_stream_has_two_kinds_of_records(
+    tmp_path: Path, group: str, stream: str, others: str
+) -> None:
+    assert found_with(tmp_path, group, stream=stream) == (
+        f"{others} = {stream!r}: must differ, because jobs would read what they write, or records"
+        " of another kind"
+    )
+
+
+def test_no_delivery_stream_has_two_kinds_of_records(tmp_path: Path) -> None:
+    found = found_with(tmp_path, "scored_archive", delivery_stream="reviews-raw")
+    assert "raw_archive.delivery_stream, scored_archive.delivery_stream = 'reviews-raw'" in found
+
+
+@pytest.mark.parametrize(
+    ("region", "topic_arn", "expected"),
+    [
+        ("eu-west-1", "arn:aws:sns:us-east-1:123456789012:a", "must be in the region of aws."),
+        ("cn-north-1", "arn:aws:sns:cn-north-1:123456789012:a", "must begin with 'arn:aws-cn:'"),
+        ("us-gov-west-1", "arn:aws:sns:us-gov-west-1:123456789012:a", "'arn:aws-us-gov:'"),
+        ("us-east-1", "arn:aws-cn:sns:us-east-1:123456789012:a", "must begin with 'arn:aws:'"),
+    ],
+)
+def test_a_topic_is_in_the_region_of_the_job(
+    tmp_path: Path, region: str, topic_arn: str, expected: str
+) -> None:
+    properties = groups()
+    properties["aws"]["region"] = region
+    properties["alerts"]["topic_arn"] = topic_arn
+    (found,) = problems(write(tmp_path / "properties.json", properties))
+    assert found.startswith(f"alerts.topic_arn = {topic_arn!r}: ")
+    assert expected in found
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [("eu-west-1", "aws"), ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov")],
+)
+def test_every_partition_is_possible(tmp_path: Path, region: str, partition: str) -> None:
+    properties = groups()
+    properties["aws"]["region"] = region
+    properties["alerts"]["topic_arn"] = f"arn:{partition}:sns:{region}:123456789012:alerts"
+    load_config(write(tmp_path / "properties.json", properties))
+
+
+@pytest.mark.parametrize(
+    "region", ["", "Ireland", "eu-west", "eu_west_1", "EU-WEST-1", "eu-west-1a", "eu-west-1,b", "é"]
+)
+def test_a_malformed_region_is_refused(tmp_path: Path, region: str) -> None:
+    assert "aws.region" in found_with(tmp_path, "aws", region=region)
+
+
+@pytest.mark.parametrize(
+    "namespace", ["kinesis/analytics/AVGStarRating", "a b.c-d_e#f:g", "x" * 255]
+)
+def test_a_namespace_that_cloudwatch_takes(tmp_path: Path, namespace: str) -> None:
+    properties = groups()
+    properties["cloudwatch"]["namespace"] = namespace
+    load_config(write(tmp_path / "properties.json", properties))
+
+
+@pytest.mark.parametrize(
+    "namespace", ["AWS/Reviews", "aws/x", ":a", "", " ", "Café", "a,b", "a\nb", "(a)", "x" * 256]
+)
+def test_a_namespace_that_cloudwatch_refuses(tmp_path: Path, namespace: str) -> None:
+    assert "cloudwatch.namespace" in found_with(tmp_path, "cloudwatch", namespace=namespace)
+
+
+@pytest.mark.parametrize("group", ["aws", "endpoint"])
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://127.0.0.1:0", "port 0"),
+        ("http://127.0.0.1:65536", "out of range"),
+        ("http://127.0.0.1:x", "not a URL"),
+        ("http://:5000", "not an address"),
+        ("http://[::1", "not a URL"),
+        ("ftp://127.0.0.1", "not an address"),
+        ("127.0.0.1:5000", "not an address"),
+        ("http://a b", "not an address"),
+        ("http://127.0.0.1:5000/path", "more than scheme"),
+        ("http://127.0.0.1:5000?a=b", "more than scheme"),
+        ("http://127.0.0.1:5000/#", "more than scheme"),
+    ],
+)
+def test_an_address_that_cannot_work(tmp_path: Path, group: str, url: str, expected: str) -> None:
+    found = found_with(tmp_path, group, endpoint_url=url)
+    assert f"{group}.endpoint_url = {url!r}: " in found
+    assert expected in found
+
+
+def test_an_address_may_be_of_ip_version_6(tmp_path: Path) -> None:
+    properties = groups()
+    properties["aws"]["endpoint_url"] = "http://[::1]:65535/"
+    load_config(write(tmp_path / "properties.json", properties))
+
+
+@pytest.mark.parametrize(
+    ("group", "key"), [("aws", "endpoint_url"), ("aws", "region"), ("reviews", "stream")]
+)
+def test_a_password_is_refused_and_not_shown(tmp_path: Path, group: str, key: str) -> None:
+    found = found_with(tmp_path, group, **{key: "https://me:secret@example.com"})
+    assert f"{group}.{key} = 'https://***@example.com'" in found
+    assert "secret" not in found
+
+
+FLOATS = [
+    (name, key)
+    for name, group in load_groups(SAMPLE).items()
+    for key, field in type(group).model_fields.items()
+    if field.annotation is float
+]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "Infinity", "1e999", "", "1,5", "true"])
+@pytest.mark.parametrize(("group", "key"), FLOATS)
+def test_every_number_is_finite(tmp_path: Path, group: str, key: str, value: str) -> None:
+    assert f"{group}.{key} = {value!r}: " in found_with(tmp_path, group, **{key: value})
+
+
+@pytest.mark.parametrize("value", ["1e3", "1000.5", "true", "0x10", "", "9" * 5_000])
+def test_whole_numbers_are_written_as_such(tmp_path: Path, value: str) -> None:
+    assert "application.bundle_rows" in found_with(tmp_path, "application", bundle_rows=value)
+
+
+@pytest.mark.parametrize("value", ["", "maybe", "2"])
+def test_booleans_are_true_or_false(tmp_path: Path, value: str) -> None:
+    assert "windows.body_lengths" in found_with(tmp_path, "windows", body_lengths=value)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value"),
+    [
+        ("reviews", "max_event_age_s", "31536001"),
+        ("reviews", "max_event_age_s", "0"),
+        ("reviews", "max_event_lead_s", "86401"),
+        ("windows", "idle_timeout_s", "0.0004"),
+        ("windows", "idle_timeout_s", "0.2"),
+        ("windows", "watermark_delay_s", "86401"),
+        ("windows", "sizes", "8 d"),
+        ("endpoint", "attempt_timeout_s", "0.000001"),
+        ("endpoint", "deadline_s", "86401"),
+        ("publishing", "attempt_timeout_s", "0.000001"),
+        ("application", "bundle_rows", "50001"),
+    ],
+)
+def test_times_and_sizes_are_reasonable(tmp_path: Path, group: str, key: str, value: str) -> None:
+    assert f"{group}.{key}" in found_with(tmp_path, group, **{key: value})
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+@pytest.mark.parametrize("has_reviews", [True, False])
+def test_no_bundle_is_larger_than_a_workers_memory(
+    tmp_path: Path, job: str, has_reviews: bool
+) -> None:
+    properties = groups()
+    properties["application"] = {"job": job, "bundle_rows": "2001"}
+    if not has_reviews:
+        del properties["reviews"]
+    found = "\n".join(problems(write(tmp_path / "properties.json", properties)))
+    assert "application.bundle_rows = 2001 of reviews.max_body_bytes = 262144 may take" in found
+    properties = groups()
+    properties["application"] = {"job": job, "bundle_rows": "10000"}
+    properties["reviews"]["max_body_bytes"] = "50000"
+    load_config(write(tmp_path / "properties.json", properties))
+
+
+def test_problems_between_groups_are_named_at_once(tmp_path: Path) -> None:
+    properties = groups()
+    properties["dead_letters"]["stream"] = "reviews"
+    properties["raw_archive"]["delivery_stream"] = "reviews-metrics"
+    properties["aws"]["region"] = "eu-west-1"
+    properties["application"]["bundle_rows"] = "50000"
+    found = problems(write(tmp_path / "properties.json", properties))
+    assert len(found) == 4

@@ -10,6 +10,7 @@ import pytest
 from deploy.aws.template import MAX_TEMPLATE_BYTES, Template, TemplateError, check_applications
 from flink_jobs.config import (
     JOB_CONFIGS,
+    MAX_RETENTION_S,
     RUN_OPTIONS_GROUP,
     ConfigError,
     DeliveryConfig,
@@ -59,6 +60,11 @@ def test_the_jobs_take_their_properties(template: Template) -> None:
     assert isinstance(metrics, ReviewMetricsConfig)
     assert metrics.metrics_archive.delivery_stream == "test-reviews-metrics"
     assert anomalies.alerts.topic_arn == "arn:aws:sns:eu-west-1:123456789012:test-alerts"
+
+
+def test_no_event_may_be_older_than_the_longest_retention(template: Template) -> None:
+    retention = template.expanded()["Parameters"]["StreamRetentionHours"]
+    assert retention["MaxValue"] * 3_600 == MAX_RETENTION_S
 
 
 def test_no_property_leads_to_a_laptop(template: Template) -> None:
