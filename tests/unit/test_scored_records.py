@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udfs.core.parsing import ParseReason
-from udfs.core.scored_records import ScoredReview, Unreadable, read, read_with_details
+from udfs.core.scored_records import (
+    MAX_LEAD_S,
+    ScoredReview,
+    Unreadable,
+    body_of,
+    read,
+    read_with_details,
+)
 
 RECORD: dict[str, Any] = {
     "source_stream": "reviews",
@@ -75,6 +82,12 @@ def without(name: str) -> dict[str, Any]:
         (RECORD | {"product_category": "x" * 257}, ParseReason.KEY_TOO_LONG),
         (RECORD | {"product_category": "é" * 129}, ParseReason.KEY_TOO_LONG),
         (RECORD | {"review_id": "R\u202e1"}, ParseReason.KEY_NOT_PRINTABLE),
+        (RECORD | {"review_id": "R\x9b1"}, ParseReason.KEY_NOT_PRINTABLE),
+        (RECORD | {"review_id": "\ud800"}, ParseReason.NOT_JSON),
+        (RECORD | {"review_body": "\udfff"}, ParseReason.NOT_JSON),
+        (RECORD | {"source_stream": "x" * 257}, ParseReason.WRONG_TYPE),
+        (RECORD | {"source_part": "x" * 65}, ParseReason.WRONG_TYPE),
+        (RECORD | {"lane": "3/8" * 20}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": 0}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": 6}, ParseReason.WRONG_TYPE),
         (RECORD | {"star_rating": "4"}, ParseReason.WRONG_TYPE),
@@ -82,6 +95,12 @@ def without(name: str) -> dict[str, Any]:
         (RECORD | {"lane": 3}, ParseReason.WRONG_TYPE),
         (RECORD | {"event_time": "yesterday"}, ParseReason.BAD_EVENT_TIME),
         (RECORD | {"event_time": "2026-09-21T14:13:20"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": "9999-12-31T23:59:59-23:59"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": "2262-01-01T00:00:00Z"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": "1969-12-31T23:59:59.999Z"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": "0001-01-01T00:00:00+23:59"}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": 1_790_000_000}, ParseReason.BAD_EVENT_TIME),
+        (RECORD | {"event_time": 10**400}, ParseReason.BAD_EVENT_TIME),
     ],
 )
 def test_what_is_none_is_explained(payload: bytes | dict[str, Any] | None, reason: str) -> None:
@@ -89,6 +108,22 @@ def test_what_is_none_is_explained(payload: bytes | dict[str, Any] | None, reaso
     assert isinstance(found, Unreadable)
     assert found.reason == reason
     assert 0 < len(found.message) <= 200
+
+
+def test_an_event_time_far_beyond_the_arrival_is_refused() -> None:
+    payload = json.dumps(RECORD).encode()
+    arrival_ms = 1_790_000_000_123 - MAX_LEAD_S * 1_000
+    assert isinstance(read(payload, arrival_ms), ScoredReview)
+    found = read(payload, arrival_ms - 1)
+    assert isinstance(found, Unreadable)
+    assert found.reason is ParseReason.EVENT_TIME_IN_FUTURE
+
+
+def test_the_text_is_that_of_the_last_of_two_members() -> None:
+    payload = json.dumps(RECORD).encode()[:-1] + b', "review_body": "other"}'
+    record, body, _ = read_with_details(payload)
+    assert isinstance(record, ScoredReview)
+    assert body == body_of(payload) == "other"
 
 
 @given(st.binary())

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 
 BITS = 64
 MAX_CHARACTERS = 8_192
-"""Of a longer text only so much is looked at."""
+"""Only the first `MAX_CHARACTERS` characters of a text are fingerprinted."""
+
+# A word takes about 0.7 KiB while its bits are counted.
+_WORDS_AT_ONCE = 8_192
 
 _U64 = np.uint64
 _WORD = re.compile(r"\w+")
@@ -26,7 +29,8 @@ def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
     """Return a fingerprint for each text, as a signed integer of 64 bits.
 
     The same words, in any order and case, make the same fingerprint, on any machine and in any
-    process. A text without a word, or None, has 0.
+    process. A text without a word, or None, has 0. Memory beyond texts and result is bounded: tens
+    of MiB, whatever the number of texts.
 
     Examples
     --------
@@ -34,15 +38,25 @@ def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
     >>> one == two, one == other
     (True, False)
     """
+    fingerprints = np.zeros(len(texts), dtype=np.int64)
     words: list[str] = []
-    counts = []
-    for text in texts:
+    counts: list[int] = []
+    for place, text in enumerate(texts, 1):
         # In a set each word counts once, however often it is said.
         found = set(_WORD.findall(text[:MAX_CHARACTERS].lower())) if text else ()
         words += found
         counts.append(len(found))
+        if len(words) >= _WORDS_AT_ONCE or place == len(texts):
+            fingerprints[place - len(counts) : place] = _of_words(words, counts)
+            words, counts = [], []
+    return fingerprints
+
+
+def _of_words(words: Sequence[str], counts: Sequence[int]) -> NDArray[np.int64]:
+    """Return the fingerprints of texts, each of the next `counts[i]` words."""
+    fingerprints = np.zeros(len(counts), dtype=np.int64)
     if not words:
-        return np.zeros(len(counts), dtype=np.int64)
+        return fingerprints
     codes, unique = pd.factorize(np.array(words, dtype=object))
     hashes = pd.util.hash_array(np.asarray(unique, dtype=object), categorize=False)
     bits = np.unpackbits(hashes.astype("<u8").view(np.uint8).reshape(-1, 8), axis=1).astype(
@@ -53,7 +67,6 @@ def simhash(texts: Sequence[str | None]) -> NDArray[np.int64]:
     starts = (np.cumsum(lengths) - lengths)[filled]
     votes = np.add.reduceat(bits[codes], starts, axis=0)
     packed = np.packbits(2 * votes > lengths[filled][:, None], axis=1)
-    fingerprints = np.zeros(len(counts), dtype=np.int64)
     fingerprints[filled] = packed.reshape(-1).view("<i8")
     return fingerprints
 

@@ -5,15 +5,15 @@ of the ratings) and a sketch where it must be (distinct ids, body lengths, terms
 that of an hour is made of those of batches, and reads no review again.
 """
 
-import json
 import re
 import struct
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from operator import itemgetter
 from typing import Any, NamedTuple, Self, TypeVar
 
+from udfs.core.scored_records import body_of
 from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
 
 FORMAT_VERSION = 1
@@ -39,6 +39,9 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 _TERM = re.compile(r"[^\W\d_]{3,32}")
 _HEADER = struct.Struct("<B5Q")
 _LENGTH = struct.Struct("<I")
+
+# Terms that are counted before the sketch takes them, about 150 bytes each.
+_TERMS_AT_ONCE = 100_000
 
 S = TypeVar("S", DistinctSketch, LengthSketch, TermSketch)
 
@@ -104,9 +107,7 @@ class Summary:
             lengths = LengthSketch()
             lengths.update(reviews.body_lengths)
         if reviews.payloads is not None:
-            terms = TermSketch()
-            bodies = map(_body, reviews.payloads)
-            terms.update(Counter(term for body in bodies for term in terms_of(body)))
+            terms = _counted_terms(map(body_of, reviews.payloads))
         return cls([ratings[stars] for stars in STARS], review_ids, lengths, terms)
 
     def merge(self, other: "Summary") -> None:
@@ -257,10 +258,16 @@ def terms_of(body: str) -> set[str]:
     return set(_TERM.findall(body.lower())) - STOP_WORDS
 
 
-def _body(payload: bytes) -> str:
-    """Return the text of a record of `scored-reviews` that was read before."""
-    body: str = json.loads(payload)["review_body"]
-    return body
+def _counted_terms(bodies: Iterable[str]) -> TermSketch:
+    sketch = TermSketch()
+    counts = Counter[str]()
+    for body in bodies:
+        counts.update(terms_of(body))
+        if len(counts) > _TERMS_AT_ONCE:
+            sketch.update(counts)
+            counts.clear()
+    sketch.update(counts)
+    return sketch
 
 
 def _merged(ours: S | None, theirs: S | None) -> S | None:
