@@ -1,4 +1,4 @@
-"""How an anomaly is told: what has changed, how serious it is, and reviews that show it."""
+"""Alerts: what has changed, how serious it is, and reviews that show it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from udfs.core.anomaly import Finding
+from udfs.core.xml_text import xml_text
 
 EXAMPLES = 5
 
@@ -16,6 +17,7 @@ _SEVERITIES = ((1e-9, "critical"), (1e-6, "serious"))
 _LEAST_SEVERITY = "notable"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999
 _SMALLEST = 1e-300
 _SHARE_TOLD = 0.2
 
@@ -104,6 +106,8 @@ def alert_message(
 ) -> str:
     """Return the JSON text of the alert for an event: for people in `summary`, else for programs.
 
+    No text in it has a character that subscribers refuse: see `xml_text`.
+
     Parameters
     ----------
     probability
@@ -115,6 +119,8 @@ def alert_message(
     newest
         The newest reviews in the order of their arrival, that one last.
     """
+    event_id, product_category = xml_text(event_id), xml_text(product_category)
+    newest = [_sendable(review) for review in newest]
     opened = newest[-1]
     return to_json(
         {
@@ -178,6 +184,10 @@ def examples(explanation: Explanation, newest: Sequence[Recent]) -> list[Recent]
     return sorted(latest_first, key=lambda review: sign * shows(review))[:EXAMPLES]
 
 
+def _sendable(review: Recent) -> Recent:
+    return Recent._make(xml_text(each) if isinstance(each, str) else each for each in review)
+
+
 def _arrival(review: Recent) -> float:
     return review.event_time_ms
 
@@ -213,5 +223,6 @@ def _place(review: Recent) -> dict[str, object]:
 
 
 def _iso(time_ms: int) -> str:
-    time = _EPOCH + timedelta(milliseconds=time_ms)
+    # A state that an earlier release has kept may hold times that are not dates.
+    time = _EPOCH + timedelta(milliseconds=min(max(time_ms, 0), _LAST_MS))
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

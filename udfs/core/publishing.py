@@ -22,13 +22,15 @@ from boto3.session import Session
 from botocore import exceptions as boto
 from botocore.config import Config
 
+from udfs.core.xml_text import xml_text
+
 if TYPE_CHECKING:
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_cloudwatch.type_defs import MetricDatumTypeDef
     from mypy_boto3_sns import SNSClient
 
 ALERT_SUBJECT = "New Reviews Anomaly Score Detected"
-"""Subject of every alert."""
+"""Subject of every alert. SNS takes less than 100 characters of ASCII without line breaks."""
 
 CATEGORY_DIMENSION = "Product Category"
 """The dimension of every metric."""
@@ -178,7 +180,10 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A message to the topic; `event_id` becomes a message attribute, the same in a repeat."""
+    """A message to the topic; `event_id` becomes a message attribute, the same in a repeat.
+
+    Both are sent as `xml_text` returns them.
+    """
 
     event_id: str
     message: str
@@ -285,7 +290,7 @@ class SnsAlerts:
     def size(self, item: Alert) -> int:
         """Return the bytes of subject, message and attribute (name, type and value)."""
         texts = (ALERT_SUBJECT, item.message, "event_id", "String", item.event_id)
-        return sum(len(text.encode(errors="surrogatepass")) for text in texts)
+        return sum(len(xml_text(text).encode()) for text in texts)
 
     def problem(self, item: Alert) -> str | None:
         """Return None: SNS names the messages that it does not take."""
@@ -299,9 +304,9 @@ class SnsAlerts:
                 {
                     "Id": str(position),
                     "Subject": ALERT_SUBJECT,
-                    "Message": alert.message,
+                    "Message": xml_text(alert.message),
                     "MessageAttributes": {
-                        "event_id": {"DataType": "String", "StringValue": alert.event_id}
+                        "event_id": {"DataType": "String", "StringValue": xml_text(alert.event_id)}
                     },
                 }
                 for position, alert in enumerate(items)
