@@ -26,6 +26,7 @@ from deploy.archive import (
     read_s3,
     windows_within,
 )
+from deploy.tables import print_table
 from udfs.core.summaries import LENGTH_QUANTILES
 from udfs.core.windows import WindowKind, parse_window
 
@@ -102,14 +103,18 @@ def windows(
         read = int(progress.tasks[0].completed)
     if not rows:
         errors.print(
-            f"no window of {source} lies in the range: {read} objects were read", style="red"
+            f"no window of {source} lies in the range: {read} objects were read",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         raise typer.Exit(1)
     if as_json:
         for row in rows:
             sys.stdout.write(json.dumps(_as_json(row, top_terms), ensure_ascii=False) + "\n")
     else:
-        console.print(_table(rows, top_terms))
+        print_table(console, _table(rows, top_terms))
 
 
 def _grouping(by: list[str]) -> tuple[bool, timedelta | None]:

@@ -29,7 +29,7 @@ _FRAMEWORK_VERSION, _PYTHON_VERSION = "2.3", "py311"
 _REQUIREMENTS = "deploy/model/container-requirements.txt"
 # What the entry script imports of the project.
 _SOURCES = (
-    "deploy/__init__.py",
+    *("deploy/__init__.py", "deploy/tables.py"),
     *("deploy/model/__init__.py", "deploy/model/data.py", "deploy/model/inference.py"),
     *("deploy/model/ordinal.py", "deploy/model/report.py", "deploy/model/train.py"),
     *("deploy/local/__init__.py", "deploy/local/generator.py", "deploy/local/records.py"),

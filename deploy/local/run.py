@@ -16,6 +16,7 @@ from deploy.local.sample import SampleConfig
 from deploy.local.stack import SUMMARY, Stack, StackOptions
 from deploy.local.summary import Summary
 from deploy.local.view import Snapshot, View
+from deploy.tables import print_table
 
 _REFRESH_S = 0.5
 _PLAIN_LINE_S = 5.0
@@ -199,7 +200,7 @@ class _Run:
                     )
 
     def _report(self, summary: Summary, path: Path) -> None:
-        self._console.print(summary.as_table())
+        print_table(self._console, summary.as_table())
         for problem in summary.problems:
             self._console.print(f"does not reconcile: {problem}", style="red", markup=False)
         self._console.print(f"written to {path}", markup=False)

@@ -24,6 +24,7 @@ from deploy.model.data import Reviews, TrainingDataError, read_coarse, read_revi
 from deploy.model.inference import rating_probabilities
 from deploy.model.report import confusion, confusion_text, figures, write_atomically
 from deploy.model.train import ALL_VARIANTS, check_ratings, train
+from deploy.tables import print_table
 
 _TIMED_TEXTS = 20_000
 _BATCH = 256
@@ -179,7 +180,7 @@ def main(
         names = ("accuracy", "macro_f1", "mean_absolute_error")
         shown = [f"{result[name]:.3f}" for name in names]
         table.add_row(variant, *shown, f"{result['texts_per_s']:,.0f}")
-    console.print(table)
+    print_table(console, table)
     for variant, result in results.items():
         console.print(f"{variant}, sum of {repeats} repeats:")
         console.print(confusion_text(result["confusion"]))

@@ -36,6 +36,7 @@ from deploy.model.report import (
     figures,
     write_atomically,
 )
+from deploy.tables import print_table
 
 METRICS_FILE = "metrics.json"
 CONFUSION_TEXT_FILE = "confusion.txt"
@@ -325,7 +326,7 @@ def main(
         table.add_column(heading, justify="right")
     for name, row in metrics.items():
         table.add_row(name, *(f"{figure:.3f}" for figure in row.values()))
-    console.print(table)
+    print_table(console, table)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from deploy.local.cluster import FlinkClientError, JobFailedError
 from deploy.local.process import PartError
+from deploy.tables import print_table
 from tests.benchmarks import report
 from tests.benchmarks.bench import Benchmark, Measure, Measured, Measurement, Options, measurements
 from tests.benchmarks.cluster import OVERRIDES, BenchCluster
@@ -133,7 +134,7 @@ def run(name: str, options: Options, only: str, output: Path, run_dir: Path) -> 
         result = _measured(benchmark, options, output, run_dir, console)
     except (FlinkClientError, JobFailedError, PartError, OSError) as error:
         _end(f"{name}: {error}\nlogs: {run_dir}", 1)
-    console.print(report.table(result))
+    print_table(console, report.table(result))
     for sentence in report.unsteady(result):
         console.print(f"not steady: {sentence}", style="yellow", highlight=False)
     console.print(

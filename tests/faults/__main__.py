@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from deploy.tables import print_table
 from tests.faults.faults import FAULTS, SETTINGS
 from tests.faults.harness import FaultRow, HarnessOptions, break_once
 
@@ -59,7 +60,7 @@ def main(
         output.parent.mkdir(parents=True, exist_ok=True)
         document = [row.as_json() for row in rows]
         output.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(_table(rows))
+    print_table(console, _table(rows))
     console.print(f"written to {output}", markup=False)
     if not all(row.passed for row in rows):
         raise typer.Exit(1)

@@ -215,6 +215,24 @@ def test_the_command_shows_a_folder_as_a_table(tmp_path: Path) -> None:
     assert "3.000" in result.stdout
 
 
+def test_a_table_that_is_not_read_in_a_terminal_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    category = "Category_with_a_long_name_" * 4
+    lines = [json.loads(text) for text in ARCHIVE[:30]]
+    renamed = [json.dumps(record | {"product_category": category}) for record in lines]
+    (tmp_path / "a").write_text("\n".join(renamed))
+    result = run(str(tmp_path), "--by", "category")
+    assert result.exit_code == 0, result.output
+    header, *rows = result.stdout.splitlines()
+    assert "distinct reviews" in header
+    assert len(rows) == 1
+    assert category in rows[0]
+    assert "2026-09-14 00:00:00" in rows[0]
+    assert "…" not in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
