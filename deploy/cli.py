@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import typer
 
 from deploy.aws.applications import ApplicationError
 from deploy.aws.artifacts import PACKAGE, PROJECT_ROOT, run_make, train_here
-from deploy.aws.dead_letters import Redriver, read_dead_letters
+from deploy.aws.dead_letters import DeadLetter, Redriver, read_dead_letters
 from deploy.aws.errors import DeployError, Exit
 from deploy.aws.health import GRACE_S
 from deploy.aws.logs import ERRORS, Logs
@@ -406,7 +407,15 @@ def dead_letters(
         typer.Option(
             "--redrive",
             help="Send again as reviews those that now get through: the parser takes them, the"
-            " endpoint rates them. Each is sent once.",
+            " endpoint rates them, and they were not scored meanwhile. Each is sent once.",
+        ),
+    ] = False,
+    unchecked: Annotated[
+        bool,
+        typer.Option(
+            "--unchecked",
+            help="With --redrive: send those too of which it is not known whether they were scored"
+            " or sent; they may count twice.",
         ),
     ] = False,
     stack: StackOption = DEFAULT_STACK,
@@ -426,35 +435,41 @@ def dead_letters(
         where = target(stack, region, profile, dry_run)
         state = where.deployment().stack.existing(may_change=True)
         since = where.clock.now() - timedelta(hours=hours)
-        found = []
         with console.status("reading") as progress:
-            for letter in read_dead_letters(where.aws, state.outputs["DeadLettersStream"], since):
-                if (
-                    (stage is None or letter.stage == stage)
-                    and (reason is None or letter.reason == reason)
-                    and (show is None or show in (letter.sequence_number, letter.source_id[2]))
+
+            def letters() -> Iterator[DeadLetter]:
+                stream = state.outputs["DeadLettersStream"]
+                for letter in read_dead_letters(
+                    where.aws, stream, since, where.clock, progress.update
                 ):
-                    found.append(letter)
-                progress.update(f"reading: {letter.arrived:%Y-%m-%d %H:%M}, {len(found):,} found")
-        if show is not None:
-            if not found:
-                raise DeployError(
-                    f"no dead letter {show} in the last {hours:g} hours",
-                    steps=["look further back: --hours"],
+                    number = letter.source_id.sequence_number
+                    if (
+                        (stage is None or letter.stage == stage)
+                        and (reason is None or letter.reason == reason)
+                        and (show is None or show in (letter.sequence_number, number))
+                    ):
+                        yield letter
+
+            if show is not None:
+                found = list(letters())
+                if not found:
+                    raise DeployError(
+                        f"no dead letter {show} in the last {hours:g} hours",
+                        steps=["look further back: --hours"],
+                    )
+                for letter in found:
+                    show_letter(letter)
+            elif not redrive:
+                show_letters(letters())
+            else:
+                redriver = Redriver(
+                    where.aws,
+                    where.clock,
+                    where.scoring_config(),
+                    state.outputs["BucketName"],
+                    int(state.parameters["ArchiveDays"]),
                 )
-            for letter in found:
-                show_letter(letter)
-        elif not redrive:
-            show_letters(found)
-        else:
-            redriver = Redriver(
-                where.aws, where.clock, where.scoring_config(), state.outputs["BucketName"]
-            )
-            with console.status("sending again") as progress:
-                result = redriver.redrive(
-                    found, lambda count: progress.update(f"looked at {count:,} of {len(found):,}")
-                )
-            show_redrive(result)
+                show_redrive(redriver.redrive(letters, progress.update, is_unchecked=unchecked))
 
 
 @app.command()

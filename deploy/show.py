@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
-from deploy.aws.dead_letters import DeadLetter, Redrive
+from deploy.aws.dead_letters import DeadLetter, Outcome, Redrive
 from deploy.aws.status import Status
 from deploy.console import console, say
+from deploy.tables import print_table
 
 _LATEST = 20
 _SHOWN_BYTES = 4096
@@ -33,7 +35,7 @@ def show_status(status: Status) -> None:
             _last(readings.restarts, 1, ""),
             _last(readings.behind_ms, 1000, " s"),
         )
-    console.print(table)
+    print_table(console, table)
     if status.endpoint is not None:
         variants = ", ".join(
             f"{variant.name} {variant.weight:g} ({variant.instances} instances)"
@@ -42,27 +44,34 @@ def show_status(status: Status) -> None:
         say(f"endpoint {status.endpoint.status}: {variants}")
 
 
-def show_letters(letters: Sequence[DeadLetter]) -> None:
+def show_letters(letters: Iterable[DeadLetter]) -> None:
     """Show how many dead letters there are by stage and reason, and the latest ones."""
-    if not letters:
+    counted: Counter[tuple[str, str]] = Counter()
+
+    def each() -> Iterator[DeadLetter]:
+        for letter in letters:
+            counted[letter.stage, letter.reason] += 1
+            yield letter
+
+    # There may be more letters than fit into memory.
+    latest_first = heapq.nlargest(_LATEST, each(), key=lambda letter: letter.arrived)
+    if not latest_first:
         say("no dead letters")
         return
-    counts = Table("stage", "reason", "letters", title=f"{len(letters):,} dead letters")
-    for (stage, reason), count in Counter(
-        (letter.stage, letter.reason) for letter in letters
-    ).most_common():
+    counts = Table("stage", "reason", "letters", title=f"{counted.total():,} dead letters")
+    for (stage, reason), count in counted.most_common():
         counts.add_row(_text(stage), _text(reason), f"{count:,}")
-    console.print(counts)
+    print_table(console, counts)
     latest = Table("arrived", "stage/reason", "review", "message", title="the latest")
-    for letter in sorted(letters, key=lambda letter: letter.arrived)[-_LATEST:]:
+    for letter in reversed(latest_first):
         latest.add_row(
             f"{letter.arrived:%Y-%m-%d %H:%M:%S}",
             _text(f"{letter.stage}/{letter.reason}"),
             _text(letter.fields.get("review_id") or ""),
             _text(str(letter.fields.get("message") or "")[:120]),
         )
-    console.print(latest)
-    say(f"look into one: python -m deploy dead-letters --show {letters[-1].sequence_number}")
+    print_table(console, latest)
+    say(f"look into one: python -m deploy dead-letters --show {latest_first[0].sequence_number}")
 
 
 def show_letter(letter: DeadLetter) -> None:
@@ -79,17 +88,20 @@ def show_letter(letter: DeadLetter) -> None:
 
 
 def show_redrive(result: Redrive) -> None:
-    """Show what was sent again, and what was not and why."""
-    say(f"sent again: {len(result.sent):,}")
-    if result.again:
-        say(f"sent again before: {len(result.again):,}")
-    if result.not_mended:
-        table = Table("not sent because", "letters")
-        for reason, count in Counter(
-            reason.partition(":")[0] for _, reason in result.not_mended
-        ).most_common():
-            table.add_row(_text(reason), f"{count:,}")
-        console.print(table)
+    """Show how many dead letters had which outcome, and why letters were not sent."""
+    for outcome in Outcome:
+        if outcome is Outcome.SENT or result.counts[outcome]:
+            say(f"{outcome}: {result.counts[outcome]:,}")
+    if result.reasons:
+        table = Table("not sent", "because", "letters")
+        for (outcome, reason), count in result.reasons.most_common():
+            table.add_row(outcome, _text(reason), f"{count:,}")
+        print_table(console, table)
+    if result.counts[Outcome.NOT_KNOWN]:
+        say(
+            "send those that are not known too, at the risk of scoring them twice:"
+            " --redrive --unchecked"
+        )
 
 
 def _last(values: Sequence[float], unit: float, name: str) -> str:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from deploy.aws.clock import Clock
 from deploy.aws.errors import DeployError
+from deploy.aws.scored import ScoredReviews
 from deploy.aws.session import Aws
+from deploy.aws.sources import RecordId, RecordIds, source_id
 from deploy.local.records import partition_key
+from deploy.stream_reader import read_since, record_at
+from deploy.stream_writer import PutError, StreamWriter, UnknownOutcomeError, batches
 from flink_jobs.config import ReviewScoringConfig
 from udfs.core.codec import CODECS, BadAnswerError
 from udfs.core.failures import EndpointError
@@ -27,14 +33,11 @@ from udfs.core.parsing import Review, parse
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
-    from mypy_boto3_kinesis.type_defs import PutRecordsRequestEntryTypeDef
     from mypy_boto3_s3 import S3Client
 
-_MAX_BATCH = 500
 _LEDGER = "redriven/"
-_RETRY_S = 0.5
-# A minute without a record that gets in: the stream has too few shards, or is being written to.
-_MAX_TRIES = 120
+# Of a record that the Kinesis Producer Library has made out of several.
+_AGGREGATE_MAGIC = b"\xf3\x89\x9a\xc2"
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,18 @@ class DeadLetter:
         return str(self.fields.get("reason", ""))
 
     @property
-    def source_id(self) -> tuple[str, str, str]:
-        """Stream, shard and sequence number of the record that it stands for."""
-        return (
-            str(self.fields.get("source_stream", "")),
-            str(self.fields.get("source_shard", "")),
-            str(self.fields.get("source_sequence_number", "")),
-        )
+    def source_id(self) -> RecordId:
+        """Identity of the record that it stands for."""
+        return source_id(self.fields)
+
+    @property
+    def source_arrived(self) -> datetime | None:
+        """When the record that it stands for arrived; None where the letter does not say."""
+        try:
+            arrived = datetime.fromisoformat(str(self.fields.get("arrival_time")))
+        except ValueError:
+            return None
+        return arrived if arrived.tzinfo else None
 
     @property
     def payload(self) -> bytes:
@@ -82,52 +90,71 @@ class DeadLetter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the payload is all of the record."""
-        return int(self.fields.get("payload_bytes") or 0) == len(self.payload)
+        """Whether the payload is all of the record, and undamaged."""
+        payload = self.payload
+        return self.fields.get("payload_bytes") == len(payload) and self.is_of(payload)
+
+    def is_of(self, data: bytes) -> bool:
+        """Return whether the letter stands for a record with these bytes."""
+        return self.fields.get("payload_sha256") == hashlib.sha256(data).hexdigest()
 
 
-@dataclass(frozen=True)
+class Outcome(StrEnum):
+    """What became of a dead letter that was to be sent again."""
+
+    SENT = "sent again"
+    SENT_BEFORE = "sent again before"
+    SCORED = "already scored"
+    GONE = "original gone from the stream"
+    NOT_KNOWN = "not known whether it was scored or sent"
+    NOT_MENDED = "would fail again"
+
+
+@dataclass
 class Redrive:
     """What became of dead letters that were to be sent again.
 
     Attributes
     ----------
-    sent
-        Those that are in the stream `reviews` again.
-    again
-        Those that had been sent again before.
-    not_mended
-        Those that would fail again, or cannot be sent, with the reason.
+    counts
+        Dead letters by their outcome.
+    reasons
+        Dead letters that were not sent, by outcome and reason.
     """
 
-    sent: tuple[DeadLetter, ...]
-    again: tuple[DeadLetter, ...]
-    not_mended: tuple[tuple[DeadLetter, str], ...]
+    counts: Counter[Outcome] = field(default_factory=Counter)
+    reasons: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
 
 
-def read_dead_letters(aws: Aws, stream: str, since: datetime) -> Iterator[DeadLetter]:
-    """Yield the dead letters that have arrived since a time, shard by shard, oldest first."""
-    client: KinesisClient = aws.client("kinesis")
-    for shard in _shards(client, stream):
-        iterator: str | None = client.get_shard_iterator(
-            StreamName=stream,
-            ShardId=shard,
-            ShardIteratorType="AT_TIMESTAMP",
-            Timestamp=since,
-        )["ShardIterator"]
-        while iterator is not None:
-            page = client.get_records(ShardIterator=iterator, Limit=1000)
-            for record in page["Records"]:
-                yield _letter(record)
-            iterator = page.get("NextShardIterator")
-            if not page["Records"] and page.get("MillisBehindLatest", 0) == 0:
-                break
+@dataclass(frozen=True)
+class _Again:
+    """A record on its way into `reviews` once more."""
+
+    source: RecordId
+    data: bytes
+    partition_key: str
 
 
-def _shards(client: KinesisClient, stream: str) -> Iterator[str]:
-    for page in client.get_paginator("list_shards").paginate(StreamName=stream):
-        for shard in page["Shards"]:
-            yield shard["ShardId"]
+@dataclass(frozen=True)
+class _Known:
+    """Source ids of the letters to examine, and what is known of them."""
+
+    wanted: RecordIds
+    sent: RecordIds
+    doubtful: RecordIds
+    scored: RecordIds
+
+
+def read_dead_letters(
+    aws: Aws,
+    stream: str,
+    since: datetime,
+    clock: Clock,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Iterator[DeadLetter]:
+    """Yield the dead letters that have arrived since a time, in the order of each shard."""
+    for record in read_since(aws.client("kinesis"), stream, since, clock, progress):
+        yield _letter(record)
 
 
 def _letter(record: Any) -> DeadLetter:
@@ -149,8 +176,10 @@ class Redriver:
     stage `score` what the endpoint still does not rate. Late reviews and what could not be
     published stay too: their window is closed, and no stream leads there.
 
-    Each is sent once: the bucket keeps a record. Where that cannot be written after a batch was
-    sent, a later run sends the batch again: at least once.
+    A record that was scored all the same is not sent: after a failure the job reads records again,
+    and the second time one can get through. Each letter is sent once: the bucket lists each batch
+    before it is sent, and what became of it afterwards. A batch whose outcome was lost is reported
+    as not known.
 
     Parameters
     ----------
@@ -160,94 +189,152 @@ class Redriver:
         Of the job `review_scoring`, as it runs.
     bucket
         The stack's.
+    archive_days
+        For how long the bucket keeps scored reviews.
     """
 
-    def __init__(self, aws: Aws, clock: Clock, config: ReviewScoringConfig, bucket: str) -> None:
+    def __init__(
+        self,
+        aws: Aws,
+        clock: Clock,
+        config: ReviewScoringConfig,
+        bucket: str,
+        archive_days: int,
+    ) -> None:
         self._aws = aws
         self._clock = clock
         self._config = config
         self._bucket = bucket
         self._kinesis: KinesisClient = aws.client("kinesis")
         self._s3: S3Client = aws.client("s3")
+        self._writer: StreamWriter[_Again] = StreamWriter(
+            aws.single_attempt_client("kinesis"), config.reviews.stream, self._wait
+        )
+        self._scored = ScoredReviews(aws, clock, config.scored_reviews.stream, bucket, archive_days)
+
+    def _wait(self, seconds: float) -> bool:
+        self._clock.sleep(seconds)
+        return False
 
     def redrive(
         self,
-        letters: Iterable[DeadLetter],
-        progress: Callable[[int], None] = lambda count: None,
+        read: Callable[[], Iterable[DeadLetter]],
+        progress: Callable[[str], None] = lambda line: None,
+        *,
+        is_unchecked: bool = False,
     ) -> Redrive:
         """Send again what has been mended.
 
+        Only the identities of the letters are held in memory.
+
         Parameters
         ----------
-        letters
-            Any dead letters; repeats among them are sent once.
+        read
+            Returns the dead letters from the first one on; called twice. Repeats are sent once;
+            those that arrive between the two calls are left for the next run.
         progress
-            Called with the number of letters that were dealt with.
+            Called with a line that says how far it has come.
+        is_unchecked
+            Send those too of which it is not known whether they were scored or sent.
 
         Raises
         ------
         DeployError
-            The stream takes no more; what it has taken is on record and is not sent again.
+            The stream takes no more, or an answer was lost; the bucket lists what was sent.
         """
-        done = self._done()
-        sent: list[DeadLetter] = []
-        again: list[DeadLetter] = []
-        not_mended: list[tuple[DeadLetter, str]] = []
-        batch: list[tuple[DeadLetter, bytes]] = []
-        for number, letter in enumerate(letters, start=1):
-            if letter.source_id in done:
-                again.append(letter)
-            else:
-                found = self._mended(letter)
-                if isinstance(found, str):
-                    not_mended.append((letter, found))
-                else:
-                    done.add(letter.source_id)
-                    batch.append((letter, found))
-            if len(batch) == _MAX_BATCH:
-                sent += self._send(batch)
-                batch = []
-            progress(number)
-        sent += self._send(batch)
-        return Redrive(tuple(sent), tuple(again), tuple(not_mended))
+        sent, doubtful = self._recorded()
+        wanted, first = RecordIds(), None
+        for letter in read():
+            arrived = letter.source_arrived
+            if self._wrong_place(letter) or letter.source_id in sent:
+                continue
+            wanted.add(letter.source_id)
+            if arrived is not None and arrived >= self._scored.known_since:
+                first = arrived if first is None else min(first, arrived)
+        scored = RecordIds() if first is None else self._scored.among(wanted, first, progress)
+        known = _Known(wanted, sent, doubtful, scored)
+        result = Redrive()
 
-    def _mended(self, letter: DeadLetter) -> bytes | str:
-        """Return the record to send, or why it is not sent."""
+        def again() -> Iterator[_Again]:
+            for number, letter in enumerate(read(), start=1):
+                progress(f"{number:,} dead letters examined, {result.counts[Outcome.SENT]:,} sent")
+                found = self._examined(letter, known, is_unchecked)
+                if isinstance(found, bytes):
+                    known.sent.add(letter.source_id)
+                    key = partition_key(letter.fields.get("review_id"), found)
+                    yield _Again(letter.source_id, found, key)
+                elif found is not None:
+                    outcome, reason = found
+                    result.counts[outcome] += 1
+                    if reason:
+                        result.reasons[outcome, reason] += 1
+
+        for batch in batches(again()):
+            self._send(batch, result)
+        return result
+
+    def _examined(
+        self, letter: DeadLetter, known: _Known, is_unchecked: bool
+    ) -> bytes | tuple[Outcome, str] | None:
+        """Return the record to send, or its outcome and why; None to leave it for the next run."""
+        record = letter.source_id
+        if record in known.sent:
+            return Outcome.SENT_BEFORE, ""
+        if (wrong := self._wrong_place(letter)) is not None:
+            return wrong
+        if record not in known.wanted:
+            return None
+        if record in known.scored:
+            return Outcome.SCORED, ""
+        doubt = None if is_unchecked else self._doubt(letter, known.doubtful)
+        return doubt or self._mended(letter)
+
+    def _wrong_place(self, letter: DeadLetter) -> tuple[Outcome, str] | None:
+        """Return why a letter does not stand for a review that can be sent."""
         if letter.stage not in ("parse", "score"):
-            return f"stage {letter.stage or 'unknown'} cannot be sent again"
-        if letter.source_id[0] != self._config.reviews.stream:
-            return f"it is no record of {self._config.reviews.stream}"
+            return Outcome.NOT_MENDED, f"stage {letter.stage or 'unknown'} cannot be sent again"
+        if letter.source_id.stream != self._config.reviews.stream:
+            return Outcome.NOT_MENDED, f"not a record of {self._config.reviews.stream}"
+        return None
+
+    def _doubt(self, letter: DeadLetter, doubtful: RecordIds) -> tuple[Outcome, str] | None:
+        """Return why it is not known whether a record was scored or sent."""
+        if letter.source_id in doubtful:
+            return Outcome.NOT_KNOWN, "an earlier redrive did not learn whether it was sent"
+        arrived = letter.source_arrived
+        if arrived is None:
+            return Outcome.NOT_KNOWN, "the letter does not say when the record arrived"
+        if arrived < self._scored.known_since:
+            return Outcome.NOT_KNOWN, "older than the scored reviews that are kept"
+        return None
+
+    def _mended(self, letter: DeadLetter) -> bytes | tuple[Outcome, str]:
+        """Return the record to send, or why it is not sent."""
         payload = letter.payload if letter.is_whole else self._original(letter)
-        if isinstance(payload, str):
+        if not isinstance(payload, bytes):
             return payload
         now_ms = int(self._clock.now().timestamp() * 1000)
         review = parse(payload, now_ms, self._config.reviews.parsing_options())
         if not isinstance(review, Review):
-            return f"still {review.reason}: {review.message}"
-        if letter.stage == "score":
-            failure = self._not_scored(review)
-            if failure is not None:
-                return failure
-        return payload
+            return Outcome.NOT_MENDED, f"still {review.reason}"
+        failure = self._not_scored(review) if letter.stage == "score" else None
+        return payload if failure is None else (Outcome.NOT_MENDED, failure)
 
-    def _original(self, letter: DeadLetter) -> bytes | str:
+    def _original(self, letter: DeadLetter) -> bytes | tuple[Outcome, str]:
         """Return all bytes of a record, of which the letter has the first ones only."""
-        stream, shard, sequence_number = letter.source_id
-        try:
-            iterator = self._kinesis.get_shard_iterator(
-                StreamName=stream,
-                ShardId=shard,
-                ShardIteratorType="AT_SEQUENCE_NUMBER",
-                StartingSequenceNumber=sequence_number,
-            )["ShardIterator"]
-            records = self._kinesis.get_records(ShardIterator=iterator, Limit=1)["Records"]
-        except ClientError as error:
-            return f"its original cannot be read: {error}"
-        for record in records:
-            digest = hashlib.sha256(record["Data"]).hexdigest()
-            if digest == letter.fields.get("payload_sha256"):
-                return record["Data"]
-        return f"its original is in {stream} no longer"
+        stream, shard, sequence_number, _ = letter.source_id
+        record = record_at(self._kinesis, stream, shard, sequence_number, self._clock)
+        if record is None:
+            return Outcome.GONE, f"{stream} no longer keeps it"
+        data = bytes(record["Data"])
+        if letter.is_of(data):
+            return data
+        if data.startswith(_AGGREGATE_MAGIC):
+            return Outcome.NOT_MENDED, (
+                "part of an aggregated (KPL) record, which cannot be split here, and the letter"
+                " keeps only its first bytes"
+            )
+        return Outcome.GONE, "the record with its sequence number is another one"
 
     def _not_scored(self, review: Review) -> str | None:
         client: Any = self._aws.client("sagemaker-runtime")
@@ -266,71 +353,65 @@ class Redriver:
             )
             checked_ratings(codec.decode(answer["Body"].read()), 1)
         except (ClientError, BotoCoreError, EndpointError, BadAnswerError) as error:
-            return f"still not scored: {error}"
+            return f"still not scored ({type(error).__name__})"
         return None
 
-    def _send(self, batch: list[tuple[DeadLetter, bytes]]) -> list[DeadLetter]:
-        left, tries = list(batch), 0
-        while left:
-            entries: list[PutRecordsRequestEntryTypeDef] = [
-                {
-                    "Data": data,
-                    "PartitionKey": partition_key(letter.fields.get("review_id"), data),
-                }
-                for letter, data in left
-            ]
-            try:
-                answer = self._kinesis.put_records(
-                    StreamName=self._config.reviews.stream, Records=entries
-                )
-            except (ClientError, BotoCoreError) as error:
-                raise self._broken_off(str(error), batch, left) from error
-            results = list(zip(left, answer["Records"], strict=True))
-            refused = [item for item, result in results if result.get("ErrorCode")]
-            tries = tries + 1 if len(refused) == len(left) else 0
-            if tries == _MAX_TRIES:
-                code = answer["Records"][0].get("ErrorCode", "")
-                raise self._broken_off(f"{code} for a minute", batch, left)
-            left = refused
-            if left:
-                self._clock.sleep(_RETRY_S)
-        if batch:
-            self._note([letter.source_id for letter, _ in batch])
-        return [letter for letter, _ in batch]
+    def _send(self, batch: list[_Again], result: Redrive) -> None:
+        stream = self._config.reviews.stream
+        ids = [item.source for item in batch]
+        digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
+        key = f"{_LEDGER}{self._clock.now():%Y%m%dT%H%M%S}-{digest}.json"
+        self._record(key, [], ids)
+        sent: list[RecordId] = []
+        try:
+            for taken in self._writer.put(batch):
+                sent.append(taken.record.source)
+                result.counts[Outcome.SENT] += 1
+        except PutError as error:
+            lost = isinstance(error, UnknownOutcomeError)
+            self._record(key, sent, [item.source for item in error.records] if lost else [])
+            before = f"{result.counts[Outcome.SENT]:,} dead letters were sent; none is sent again"
+            count = f"{len(error.records):,} of the last {len(batch):,} dead letters"
+            if lost:
+                raise DeployError(
+                    f"no answer from the stream {stream}: {error}",
+                    state=[
+                        f"{count} may have been sent or not; s3://{self._bucket}/{key} lists them"
+                        ' under "unknown"',
+                        before,
+                    ],
+                    steps=[
+                        "run it again: the others are sent, these are reported as not known",
+                        "send these too, at the risk of scoring them twice: --redrive --unchecked",
+                    ],
+                ) from error
+            raise DeployError(
+                f"the stream {stream} takes no more: {error}",
+                state=[f"{count} were not sent", before],
+                steps=[
+                    "fix the cause (throttled: python -m deploy scale --shards reviews=N), then run"
+                    " it again"
+                ],
+            ) from error
+        self._record(key, sent, [])
 
-    def _broken_off(
-        self,
-        problem: str,
-        batch: list[tuple[DeadLetter, bytes]],
-        left: list[tuple[DeadLetter, bytes]],
-    ) -> DeployError:
-        """Put on record what has got in of a batch, and say how far it came."""
-        not_sent = {letter.source_id for letter, _ in left}
-        sent = [item.source_id for item, _ in batch if item.source_id not in not_sent]
-        if sent:
-            self._note(sent)
-        return DeployError(
-            f"the stream {self._config.reviews.stream} takes no more: {problem}",
-            state=[
-                "what it has taken is on record in the bucket and will not be sent again;"
-                f" {len(left):,} of the last {len(batch):,} dead letters were not sent"
-            ],
-            steps=["mend it (more shards: python -m deploy scale --shards reviews=N), then again"],
-        )
-
-    def _done(self) -> set[tuple[str, str, str]]:
-        found: set[tuple[str, str, str]] = set()
+    def _recorded(self) -> tuple[RecordIds, RecordIds]:
+        """Return what was sent before, and what may have been."""
+        sent, unknown = RecordIds(), RecordIds()
         pages = self._s3.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self._bucket, Prefix=_LEDGER):
             for item in page.get("Contents", []):
-                body = self._s3.get_object(Bucket=self._bucket, Key=item["Key"])["Body"]
-                found |= {(stream, shard, number) for stream, shard, number in json.load(body)}
-        return found
+                body = json.load(self._s3.get_object(Bucket=self._bucket, Key=item["Key"])["Body"])
+                # Older releases wrote a list of what was sent.
+                batch = {"sent": body, "unknown": []} if isinstance(body, list) else body
+                for ids, found in ((sent, batch["sent"]), (unknown, batch["unknown"])):
+                    for parts in found:
+                        ids.add(RecordId(*parts))
+        return sent, unknown
 
-    def _note(self, source_ids: list[tuple[str, str, str]]) -> None:
-        digest = hashlib.sha256(json.dumps(source_ids).encode()).hexdigest()[:16]
+    def _record(self, key: str, sent: list[RecordId], unknown: list[RecordId]) -> None:
         self._s3.put_object(
             Bucket=self._bucket,
-            Key=f"{_LEDGER}{self._clock.now():%Y%m%dT%H%M%S}-{digest}.json",
-            Body=json.dumps(source_ids).encode(),
+            Key=key,
+            Body=json.dumps({"sent": sent, "unknown": unknown}).encode(),
         )

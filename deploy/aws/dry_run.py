@@ -139,6 +139,8 @@ class ImaginedWorld:
                         }
                     ]
                 }
+            case "DescribeStreamSummary":
+                return {"StreamDescriptionSummary": self._stream(parameters["StreamName"])}
             case "GetShardIterator":
                 return {"ShardIterator": "ITERATOR"}
             case "GetRecords":
@@ -151,6 +153,17 @@ class ImaginedWorld:
                     ],
                 }
         return {}
+
+    def _stream(self, name: str) -> dict[str, Any]:
+        return {
+            "StreamName": name,
+            "StreamARN": self._arn("kinesis", f"stream/{name}"),
+            "StreamStatus": "ACTIVE",
+            "RetentionPeriodHours": 24,
+            "StreamCreationTimestamp": _TIME,
+            "EnhancedMonitoring": [],
+            "OpenShardCount": 1,
+        }
 
     def _releases(self, prefix: str) -> list[dict[str, Any]]:
         """Return the object of the release before the one that runs, so that one can go back."""

@@ -18,7 +18,8 @@ Say = Callable[[str], None]
 """Tells the user one line."""
 
 # The SDK's own retries: throttling and 5xx, with growing pauses.
-_CONFIG = Config(retries={"mode": "standard", "max_attempts": 5})
+_CONFIG = Config(retries={"mode": "standard", "total_max_attempts": 6})
+_SINGLE_ATTEMPT = Config(retries={"mode": "standard", "total_max_attempts": 1})
 
 
 class World(Protocol):
@@ -75,7 +76,7 @@ class Aws:
         dry_run: DryRun | None = None,
     ) -> None:
         self._dry_run = dry_run
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, bool], Any] = {}
         if dry_run is None:
             self.session = boto3.Session(region_name=region, profile_name=profile)
         else:
@@ -85,16 +86,22 @@ class Aws:
         self.region: str = self.session.region_name or ""
 
     def client(self, service: str) -> Any:
-        """Return the client of a service, always the same one."""
-        if service not in self._clients:
-            self._clients[service] = self._new_client(service)
-        return self._clients[service]
+        """Return the client of a service, always the same one; it repeats calls that failed."""
+        return self._client(service, is_single_attempt=False)
 
-    def _new_client(self, service: str) -> Any:
-        client = self.session.client(service, config=_CONFIG)  # type: ignore[call-overload]
-        if self._dry_run is not None:
-            imagine(client, service, self._dry_run)
-        return client
+    def single_attempt_client(self, service: str) -> Any:
+        """Return the client for calls that must not be repeated, always the same one."""
+        return self._client(service, is_single_attempt=True)
+
+    def _client(self, service: str, *, is_single_attempt: bool) -> Any:
+        key = (service, is_single_attempt)
+        if key not in self._clients:
+            config = _SINGLE_ATTEMPT if is_single_attempt else _CONFIG
+            client = self.session.client(service, config=config)  # type: ignore[call-overload]
+            if self._dry_run is not None:
+                imagine(client, service, self._dry_run)
+            self._clients[key] = client
+        return self._clients[key]
 
 
 def imagine(client: Any, service: str, dry_run: DryRun) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deploy.stream_reader import FROM_THE_BEGINNING, ShardCursor, shard_ids
+
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
@@ -39,7 +41,7 @@ class Tail(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._interval_s = interval_s
         self._finish_event = threading.Event()
-        self._is_stopped = False
+        self._stop_event = threading.Event()
         self.error: BaseException | None = None
 
     @property
@@ -57,14 +59,14 @@ class Tail(threading.Thread):
             while not self.is_finishing:
                 if not self.poll():
                     self._finish_event.wait(self._interval_s)
-            while not self._is_stopped and self.poll():
+            while not self._stop_event.is_set() and self.poll():
                 pass
         except Exception as error:  # whatever it is, the run must hear of it
             self.error = error
 
     def stop(self) -> None:
         """End the thread soon, whatever is left."""
-        self._is_stopped = True
+        self._stop_event.set()
         self._finish_event.set()
 
     def finish(self, timeout_s: float = 60.0) -> None:
@@ -89,26 +91,21 @@ class StreamTail(Tail):
     ) -> None:
         super().__init__(f"stream {stream}", interval_s)
         self._kinesis = kinesis
+        self._stream = stream
         self._take = take
-        shards = kinesis.list_shards(StreamName=stream)["Shards"]
-        self._iterators = {
-            shard["ShardId"]: kinesis.get_shard_iterator(
-                StreamName=stream, ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
-            )["ShardIterator"]
-            for shard in shards
-        }
+        self._cursors = {shard: self._cursor(shard) for shard in shard_ids(kinesis, stream)}
+
+    def _cursor(self, shard: str) -> ShardCursor:
+        return ShardCursor(self._kinesis, self._stream, shard, FROM_THE_BEGINNING, limit=10_000)
 
     def poll(self) -> bool:
         """Read each shard once."""
-        has_more = False
-        for shard, iterator in list(self._iterators.items()):
-            response = self._kinesis.get_records(ShardIterator=iterator, Limit=10_000)
-            # A shard that was closed has none behind its last record.
-            if following := response.get("NextShardIterator"):
-                self._iterators[shard] = following
-            else:
-                del self._iterators[shard]
-            for record in response["Records"]:
+        has_records, has_more = False, False
+        for shard, cursor in list(self._cursors.items()):
+            if cursor.is_closed:
+                continue
+            for record in cursor.read():
+                has_records = True
                 self._take(
                     Arrived(
                         shard,
@@ -117,8 +114,13 @@ class StreamTail(Tail):
                         record["ApproximateArrivalTimestamp"],
                     )
                 )
-            has_more = has_more or bool(response["Records"])
-        return has_more
+            for child in cursor.children:
+                has_more |= child not in self._cursors
+                self._cursors.setdefault(child, self._cursor(child))
+            has_more |= not cursor.is_caught_up
+        if has_more and not has_records:
+            self._stop_event.wait(self._interval_s)
+        return has_records or has_more
 
 
 class ArchiveTail(Tail):

@@ -96,8 +96,11 @@ class Closed:
         self._moment = moment
         self.reads = 0
 
-    def list_shards(self, **_: Any) -> Any:
-        return {"Shards": [{"ShardId": "shardId-000000000000"}]}
+    def get_paginator(self, _: str) -> Any:
+        return self
+
+    def paginate(self, **_: Any) -> Any:
+        return [{"Shards": [{"ShardId": "shardId-000000000000"}]}]
 
     def get_shard_iterator(self, **_: Any) -> Any:
         return {"ShardIterator": "first"}
@@ -121,6 +124,57 @@ def test_a_closed_shard_is_read_to_its_end() -> None:
         pass
     assert [record.sequence_number for record in taken] == ["1", "2"]
     assert closed.reads == 2
+
+
+class Sparse(Closed):
+    """A stream that answers with empty pages on the way to its only record."""
+
+    def get_records(self, **_: Any) -> Any:
+        self.reads += 1
+        record = {
+            "SequenceNumber": "1",
+            "Data": b"x",
+            "ApproximateArrivalTimestamp": self._moment,
+        }
+        return {
+            "Records": [record] if self.reads == 3 else [],
+            "NextShardIterator": "next",
+            "MillisBehindLatest": max(0, 3 - self.reads) * 1000,
+        }
+
+
+def test_empty_pages_do_not_end_a_tail_that_is_behind() -> None:
+    sparse: Any = Sparse(datetime(2026, 1, 31, tzinfo=UTC))
+    taken: list[Arrived] = []
+    tail = StreamTail(sparse, "reviews", taken.append, interval_s=0.001)
+    tail.start()
+    tail.finish()
+    assert [record.sequence_number for record in taken] == ["1"]
+
+
+def test_the_children_of_a_closed_shard_are_followed() -> None:
+    class Split(Closed):
+        def get_shard_iterator(self, *, ShardId: str, **_: Any) -> Any:  # noqa: N803
+            return {"ShardIterator": ShardId}
+
+        def get_records(self, *, ShardIterator: str, **_: Any) -> Any:  # noqa: N803
+            record = {
+                "SequenceNumber": "1",
+                "Data": ShardIterator.encode(),
+                "ApproximateArrivalTimestamp": self._moment,
+            }
+            if ShardIterator == "end":
+                return {"Records": [], "NextShardIterator": "end", "MillisBehindLatest": 0}
+            if ShardIterator == "child":
+                return {"Records": [record], "NextShardIterator": "end", "MillisBehindLatest": 0}
+            return {"Records": [record], "ChildShards": [{"ShardId": "child"}]}
+
+    split: Any = Split(datetime(2026, 1, 31, tzinfo=UTC))
+    taken: list[Arrived] = []
+    tail = StreamTail(split, "reviews", taken.append)
+    tail.start()
+    tail.finish()
+    assert [record.data for record in taken] == [b"shardId-000000000000", b"child"]
 
 
 def test_an_error_ends_the_tail_and_is_raised_at_its_end(aws: boto3.Session) -> None:
