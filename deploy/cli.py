@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,8 @@ from deploy.console import console, fail, failures_in_words, say, upload_bar
 from deploy.local.replay import replay
 from deploy.local.sender import Sender
 from deploy.show import show_letter, show_letters, show_redrive, show_status
-from deploy.target import number, pairs, scaling, target
+from deploy.target import Target, number, pairs, scaling, target
+from deploy.unsent import missing, read_unsent
 
 SENT = PROJECT_ROOT / "build" / "aws" / "sent.jsonl"
 """What `send` sent last, and what it became in the stream."""
@@ -343,7 +345,21 @@ def send(
     rate: Annotated[
         float, typer.Option(help="Reviews a second; 0: as fast as the stream takes them.", min=0)
     ] = 0,
-    limit: Annotated[int | None, typer.Option(help="Send so many and end.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Stop after this many reviews.", min=1)] = None,
+    skip: Annotated[
+        int, typer.Option(metavar="ROWS", help="Leave out the first ROWS rows of the file.", min=0)
+    ] = 0,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="LIST",
+            help="Send only the rows that an earlier `send` of this file listed as unsent, and of"
+            " these only what the stream lacks.",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+        ),
+    ] = None,
     stack: StackOption = DEFAULT_STACK,
     region: RegionOption = None,
     profile: ProfileOption = None,
@@ -351,29 +367,36 @@ def send(
 ) -> None:
     """Send a file of reviews into the stream.
 
-    `build/aws/sent.jsonl` says which record became which of the stream.
+    `build/aws/sent.jsonl` says which record became which of the stream. Where sending stops,
+    the rows that the stream may not have taken are listed beside it, and the message says how to
+    continue.
 
     For example:
 
     - `python -m deploy send reviews.tsv.gz --limit 1000`
     - `python -m deploy send reviews.jsonl --rate 200`
+    - `python -m deploy send reviews.jsonl --skip 12500`
     """
     with failures_in_words():
         where = target(stack, region, profile, dry_run)
         config = where.scoring_config()
         try:
             records = replay(file, config.reviews.format)
+            rows = None if only is None else _rows_to_send(where, config.reviews.stream, only)
         except ValueError as error:
             raise DeployError(str(error), code=Exit.WRONG_INPUT) from None
         SENT.parent.mkdir(parents=True, exist_ok=True)
         sender = Sender(
-            where.aws.client("kinesis"),
+            where.aws.single_attempt_client("kinesis"),
             config.reviews.stream,
             records,
             SENT,
             rate_per_s=rate or None,
             limit=limit,
+            skip=skip,
+            only=rows,
         )
+        is_interrupted = False
         sender.start()
         with console.status("sending") as progress:
             while sender.is_alive():
@@ -381,16 +404,43 @@ def send(
                     sender.join(0.5)
                     progress.update(f"sending: {sender.sent:,}")
                 except KeyboardInterrupt:
+                    is_interrupted = True
                     sender.stop()
+        steps = _steps_to_continue(sender, file, stack, is_listed=only is not None)
         if sender.error is not None:
             raise DeployError(
-                f"sending ended after {sender.sent:,} reviews: {sender.error}",
-                state=[f"{SENT} lists those that the stream has taken"],
-                steps=["send the rest of the file, or all: the jobs take reviews twice as two"],
+                f"sending stopped after {sender.sent:,} reviews: {sender.error}",
+                state=sender.stopped_state(),
+                steps=steps,
             )
         say(f"sent {sender.sent:,} to the stream {config.reviews.stream}")
+        if is_interrupted:
+            for step in steps:
+                say(f"stopped by Ctrl-C; {step}")
         if sender.refused:
             say(f"{sender.refused:,} exceed Kinesis's 1 MiB and were not sent")
+
+
+def _rows_to_send(where: Target, stream: str, path: Path) -> set[int]:
+    """Return the rows of a list of unsent rows that the stream lacks."""
+    listed = read_unsent(path)
+    with console.status("reading") as progress:
+        kinesis = where.aws.client("kinesis")
+        rows = missing(kinesis, stream, listed, where.clock, progress.update)
+    say(f"{len(listed) - len(rows):,} of {len(listed):,} rows are in the stream already")
+    return {row.row for row in rows}
+
+
+def _steps_to_continue(sender: Sender, file: Path, stack: str, *, is_listed: bool) -> list[str]:
+    line = shlex.join(["python", "-m", "deploy", "send", str(file), "--stack", stack])
+    steps = []
+    if sender.unsent_path is not None:
+        unsent = shlex.quote(str(sender.unsent_path))
+        steps.append(f"send those of the list that the stream lacks: {line} --only {unsent}")
+    # Rows of a list are not all rows up to the last one.
+    if not is_listed:
+        steps.append(f"send the rows after them: {line} --skip {sender.last_row}")
+    return steps
 
 
 @app.command("dead-letters")

@@ -350,7 +350,9 @@ def send(
                 except KeyboardInterrupt:
                     sender.stop()
         if sender.error is not None:
-            raise _fail(f"sending ended after {sender.sent:,} reviews: {sender.error}", 1)
+            lines = [f"sending stopped after {sender.sent:,} reviews: {sender.error}"]
+            lines += [f"  - {line}" for line in sender.stopped_state()]
+            raise _fail("\n".join(lines), 1)
     console.print(f"sent {sender.sent:,} to the stream {config.reviews.stream}", highlight=False)
     if sender.refused:
         console.print(f"{sender.refused:,} exceed Kinesis's 1 MiB and were not sent")

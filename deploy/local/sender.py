@@ -1,69 +1,82 @@
 """Puts records into the `reviews` stream at a rate, and writes down what became of each."""
 
+import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.local.ledger import SourceId
 from deploy.local.records import Outgoing
+from deploy.stream_writer import (
+    MAX_BATCH_RECORDS,
+    MAX_RECORD_BYTES,
+    PutError,
+    RefusedError,
+    StreamWriter,
+    Taken,
+    batches,
+    size,
+)
+from deploy.unsent import UnsentRow, write_unsent
 from udfs.core.source_ids import source_part
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
-    from mypy_boto3_kinesis.type_defs import PutRecordsRequestEntryTypeDef
-
-MAX_BATCH_RECORDS = 500
-MAX_BATCH_BYTES = 5 * 1024 * 1024
-"""Bounds of PutRecords (Amazon Kinesis Data Streams API reference)."""
-MAX_RECORD_BYTES = 1024 * 1024
 
 _TICK_S = 0.05
 
 
-def batches(
-    records: Iterable[Outgoing], max_records: int = MAX_BATCH_RECORDS
-) -> Iterator[list[Outgoing]]:
-    """Cut records into batches within the bounds of PutRecords, in order."""
-    batch: list[Outgoing] = []
-    size = 0
-    for record in records:
-        record_bytes = _size(record)
-        if batch and (len(batch) == max_records or size + record_bytes > MAX_BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(record)
-        size += record_bytes
-    if batch:
-        yield batch
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A record and its number among those to send, from 1 on."""
+
+    number: int
+    record: Outgoing
+
+    @property
+    def data(self) -> bytes:
+        """The payload."""
+        return self.record.data
+
+    @property
+    def partition_key(self) -> str:
+        """That of the record."""
+        return self.record.partition_key
 
 
 class Sender(threading.Thread):
     """Sends until its records end, a limit is reached or it is told to stop.
 
-    Records that the stream turns down are sent again. A call that fails ends the sending, because
-    it leaves open what the stream has taken, and a second one might put records in twice.
+    Records that the stream throttles are sent again. A call whose answer is lost ends the sending,
+    because the stream may have taken its records, and a second call might put them in twice.
 
     Parameters
     ----------
     kinesis, stream
-        Where to; a client that makes one attempt a call, for the same reason.
+        Where to; a client that makes one attempt a call (`StreamWriter`).
     records
         What, taken one by one at the moment of sending.
     truth_path
-        JSON lines, one a record that was taken: its source_id and all that is known of it.
+        JSON lines, one a record that was taken: its source_id and all that is known of it. Appended
+        to where `skip` or `only` continues an earlier run.
     rate_per_s
         Records a second; None sends as fast as the stream takes them.
     limit, duration_s
         Bounds of the run; None for none.
+    skip, only
+        Leave out the first `skip` records; send only those with these numbers, from 1 on.
     clock
         Seconds from any start, never going back.
     wait
         Waits for so many seconds and returns whether to send nothing more; by default until
         `stop` is called.
+    now
+        Time in UTC; names the list of unsent records.
 
     Attributes
     ----------
@@ -71,6 +84,12 @@ class Sender(threading.Thread):
         Records that the stream has taken.
     refused
         Records that no stream can take, because they exceed Kinesis' 1 MiB.
+    last_row
+        Every record up to this number is in the stream, was refused or left out, or is listed in
+        `unsent_path`; none after it was tried.
+    unsent_path
+        List of the records that the stream is not known to have taken, beside `truth_path`; None
+        where there are none.
     error
         What ended the thread before its time, else None.
     """
@@ -85,21 +104,32 @@ class Sender(threading.Thread):
         rate_per_s: float | None,
         limit: int | None = None,
         duration_s: float | None = None,
+        skip: int = 0,
+        only: Collection[int] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wait: Callable[[float], bool] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         super().__init__(name="sender", daemon=True)
-        self._kinesis = kinesis
-        self._stream = stream
-        self._records = records if limit is None else islice(records, limit)
+        rows = (
+            Row(number, record)
+            for number, record in enumerate(records, start=1)
+            if number > skip and (only is None or number in only)
+        )
+        self._rows = islice(rows, limit)
         self._truth_path = truth_path
+        self._is_continued = skip > 0 or only is not None
         self._rate_per_s = rate_per_s
         self._duration_s = duration_s
         self._stop_event = threading.Event()
         self._clock = clock
         self._wait = wait or self._stop_event.wait
+        self._now = now
+        self._writer: StreamWriter[Row] = StreamWriter(kinesis, stream, self._wait)
         self.sent = 0
         self.refused = 0
+        self.last_row = skip
+        self.unsent_path: Path | None = None
         self.error: BaseException | None = None
 
     def stop(self) -> None:
@@ -109,13 +139,18 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Send; called by `start`."""
         try:
-            with self._truth_path.open("w", encoding="utf-8") as truth:
-                for record, source_id in self._send_all():
-                    truth.write(json.dumps(_truth(record, source_id), ensure_ascii=False) + "\n")
+            with self._truth_path.open(
+                "a" if self._is_continued else "w", encoding="utf-8"
+            ) as truth:
+                for taken in self._send_all():
+                    truth.write(json.dumps(_truth(taken), ensure_ascii=False) + "\n")
+        except PutError as error:
+            self.error = error
+            self.unsent_path = self._list_unsent(error)
         except Exception as error:  # whatever it is, the run must hear of it
             self.error = error
 
-    def _send_all(self) -> Iterator[tuple[Outgoing, SourceId]]:
+    def _send_all(self) -> Iterator[Taken[Row]]:
         start_s = self._clock()
         taken = 0
         while not self._stop_event.is_set():
@@ -128,52 +163,67 @@ class Sender(threading.Thread):
             if due <= 0:
                 self._wait(_TICK_S)
                 continue
-            chunk = list(islice(self._records, due))
+            chunk = list(islice(self._rows, due))
             if not chunk:
                 return
             taken += len(chunk)
             for batch in batches(self._takeable(chunk)):
-                yield from self._put(batch)
+                self.last_row = batch[-1].number
+                for record in self._writer.put(batch):
+                    self.sent += 1
+                    yield record
+            self.last_row = chunk[-1].number
 
-    def _takeable(self, chunk: list[Outgoing]) -> Iterator[Outgoing]:
-        for record in chunk:
-            if _size(record) > MAX_RECORD_BYTES:
+    def _takeable(self, chunk: Iterable[Row]) -> Iterator[Row]:
+        for row in chunk:
+            if size(row) > MAX_RECORD_BYTES:
                 self.refused += 1
             else:
-                yield record
+                yield row
 
-    def _put(self, batch: list[Outgoing]) -> Iterator[tuple[Outgoing, SourceId]]:
-        while batch:
-            entries: list[PutRecordsRequestEntryTypeDef] = [
-                {"Data": record.data, "PartitionKey": record.partition_key} for record in batch
-            ]
-            response = self._kinesis.put_records(StreamName=self._stream, Records=entries)
-            again = []
-            for record, result in zip(batch, response["Records"], strict=True):
-                if result.get("ErrorCode"):
-                    again.append(record)
-                else:
-                    self.sent += 1
-                    yield (
-                        record,
-                        SourceId(
-                            result["ShardId"], result["SequenceNumber"], source_part(record.data)
-                        ),
-                    )
-            if again and self._wait(2 * _TICK_S):
-                return
-            batch = again
+    def _list_unsent(self, error: PutError) -> Path:
+        now = self._now()
+        path = self._truth_path.with_name(f"unsent-{now:%Y%m%dT%H%M%SZ}.jsonl")
+        rows: tuple[Row, ...] = error.records
+        write_unsent(
+            path,
+            (
+                UnsentRow(
+                    row=row.number,
+                    is_refused=isinstance(error, RefusedError),
+                    tried_at=now.isoformat(),
+                    payload_sha256=hashlib.sha256(row.data).hexdigest(),
+                    partition_key=row.partition_key,
+                    review_id=row.record.review_id,
+                )
+                for row in rows
+            ),
+        )
+        return path
+
+    def stopped_state(self) -> list[str]:
+        """Return what state a run that ended with an error left things in, a line each."""
+        lines = [f"{self._truth_path} lists the {self.sent:,} records that the stream has taken"]
+        if isinstance(self.error, PutError):
+            first, last = self.error.records[0], self.error.records[-1]
+            rows = f"{len(self.error.records):,} records, rows {first.number:,} to {last.number:,}"
+            ids = f"(review ids {first.record.review_id} to {last.record.review_id})"
+            lines.append(
+                f"the stream has not taken {rows} {ids}"
+                if isinstance(self.error, RefusedError)
+                else f"no answer to the last call: the stream may have taken {rows} {ids}"
+            )
+            lines.append(f"{self.unsent_path} lists them")
+        lines.append(f"nothing after row {self.last_row:,} was sent")
+        return lines
 
 
-def _size(record: Outgoing) -> int:
-    return len(record.data) + len(record.partition_key.encode())
-
-
-def _truth(record: Outgoing, source_id: SourceId) -> dict[str, object]:
+def _truth(taken: Taken[Row]) -> dict[str, object]:
+    record = taken.record.record
     return {
-        "source_shard": source_id.shard,
-        "source_sequence_number": source_id.sequence_number,
-        "source_part": source_id.part,
+        "source_shard": taken.shard,
+        "source_sequence_number": taken.sequence_number,
+        "source_part": source_part(record.data),
         "fate": record.fate,
         "review_id": record.review_id,
         "product_category": record.product_category,

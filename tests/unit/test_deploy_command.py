@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import ClientError, NoCredentialsError, ReadTimeoutError
 from typer.testing import CliRunner, Result
 
 import deploy.target
@@ -144,7 +146,124 @@ def test_sending_that_fails_says_how_far_it_came(
     world.refuse["PutRecords"] = refusal("no", "AccessDeniedException")
     result = call("send", str(reviews))
     assert result.exit_code == Exit.FAILED
-    assert "sending ended after 0 reviews" in result.stderr
+    assert "sending stopped after 0 reviews" in result.stderr
+    assert "the stream has not taken 1 records, rows 1 to 1" in result.stderr
+
+
+@pytest.fixture
+def unsent(world: FakeAws, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """List of a `send` whose only call was not answered."""
+    monkeypatch.setattr(cli, "SENT", reviews.with_name("sent.jsonl"))
+
+    def lose(_: Any) -> Any:
+        raise ReadTimeoutError(endpoint_url="https://kinesis.example")
+
+    monkeypatch.setattr(world, "on_PutRecords", lose, raising=False)
+    result = call("send", str(reviews))
+    monkeypatch.delattr(world, "on_PutRecords")
+    assert result.exit_code == Exit.FAILED
+    assert world.calls == ["PutRecords"]
+    world.calls.clear()
+    (path,) = reviews.parent.glob("unsent-*.jsonl")
+    for words in (
+        "the stream may have taken 1 records, rows 1 to 1 (review ids R1 to R1)",
+        f"{path} lists them",
+        f"send {reviews} --stack review-ml --only {path}",
+        f"send {reviews} --stack review-ml --skip 1",
+    ):
+        assert words in result.stderr
+    return path
+
+
+def test_what_a_lost_call_did_not_bring_in_is_sent(
+    world: FakeAws, reviews: Path, unsent: Path
+) -> None:
+    world.clock.sleep((datetime.now(UTC) - world.clock.now()).total_seconds())
+    result = call("send", str(reviews), "--only", str(unsent))
+    assert result.exit_code == 0, result.output
+    assert "0 of 1 rows are in the stream already" in result.stdout
+    assert "sent 1 to the stream" in result.stdout
+    assert world.calls == ["PutRecords"]
+
+
+def test_what_a_lost_call_did_bring_in_is_not_sent_again(
+    world: FakeAws, reviews: Path, unsent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.clock.sleep((datetime.now(UTC) - world.clock.now()).total_seconds())
+    record = {
+        "SequenceNumber": "1",
+        "PartitionKey": "R1",
+        "Data": reviews.read_bytes().removesuffix(b"\n"),
+    }
+    monkeypatch.setattr(
+        world,
+        "on_GetRecords",
+        lambda _: {"Records": [record], "MillisBehindLatest": 0},
+        raising=False,
+    )
+    result = call("send", str(reviews), "--only", str(unsent))
+    assert result.exit_code == 0, result.output
+    assert "1 of 1 rows are in the stream already" in result.stdout
+    assert "sent 0 to the stream" in result.stdout
+    assert world.calls == []
+
+
+def test_what_the_stream_no_longer_keeps_cannot_be_looked_up(
+    world: FakeAws, reviews: Path, unsent: Path
+) -> None:
+    world.clock.sleep((datetime.now(UTC) - world.clock.now()).total_seconds() + 86_400)
+    result = call("send", str(reviews), "--only", str(unsent))
+    assert result.exit_code == Exit.WRONG_INPUT
+    assert "can no longer be read there" in result.stderr
+    assert world.calls == []
+
+
+def test_a_list_of_another_kind_is_wrong_input(world: FakeAws, reviews: Path) -> None:
+    result = call("send", str(reviews), "--only", str(reviews))
+    assert result.exit_code == Exit.WRONG_INPUT
+    assert "is not a list of unsent rows" in result.stderr
+
+
+def test_rows_that_were_sent_are_skipped(
+    world: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", tmp_path / "sent.jsonl")
+    row = '{{"review_id": "R{}", "product_category": "A", "review_body": "Nice."}}\n'
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("".join(row.format(number) for number in range(5)))
+    assert "sent 2 to the stream" in call("send", str(path), "--skip", "3").stdout
+    sent = (tmp_path / "sent.jsonl").read_text().splitlines()
+    assert [json.loads(line)["review_id"] for line in sent] == ["R3", "R4"]
+
+
+def test_sending_that_is_interrupted_says_how_to_continue(
+    world: FakeAws, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", reviews.with_name("sent.jsonl"))
+    original, joins = cli.Sender.join, 0
+
+    def join(self: cli.Sender, timeout: float | None = None) -> None:
+        nonlocal joins
+        joins += 1
+        original(self, 60)
+        if joins == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Sender, "join", join)
+    monkeypatch.setattr(cli.Sender, "is_alive", lambda self: joins == 0)
+    result = call("send", str(reviews))
+    assert "sent 1 to the stream" in result.stdout
+    assert f"send {reviews} --stack review-ml --skip 1" in result.stdout
+
+
+def test_a_status_that_is_not_read_in_a_terminal_is_complete(
+    world: FakeAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    shown = call("status").stdout
+    for name in ("parallelism", "restarts", "behind", "review_scoring"):
+        assert name in shown
+    assert "…" not in shown
 
 
 def test_an_update_ends_with_0(world: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:

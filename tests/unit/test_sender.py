@@ -1,16 +1,22 @@
+import hashlib
 import itertools
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ConnectionClosedError
+from botocore.config import Config
+from botocore.exceptions import ConnectionClosedError, EndpointConnectionError
 from moto import mock_aws
 
 from deploy.local.records import Outgoing
-from deploy.local.sender import MAX_BATCH_BYTES, Sender, batches
+from deploy.local.sender import Sender
+from deploy.stream_writer import RefusedError, UnknownOutcomeError
+from deploy.unsent import UnsentRow, read_unsent
+from tests.unit.test_stream_writer import SINGLE_ATTEMPT
 
 
 def outgoing(number: int, size: int = 10) -> Outgoing:
@@ -24,15 +30,6 @@ def outgoing(number: int, size: int = 10) -> Outgoing:
     )
 
 
-def test_batches_stay_within_put_records_bounds() -> None:
-    assert [len(batch) for batch in batches(map(outgoing, range(1_001)))] == [500, 500, 1]
-    large = [outgoing(number, 1024 * 1024 - 10) for number in range(12)]
-    cut = list(batches(large))
-    assert [record for batch in cut for record in batch] == large
-    for batch in cut:
-        assert sum(len(r.data) + len(r.partition_key) for r in batch) <= MAX_BATCH_BYTES
-
-
 @pytest.fixture
 def kinesis() -> Iterator[Any]:
     with mock_aws():
@@ -41,6 +38,7 @@ def kinesis() -> Iterator[Any]:
             region_name="us-east-1",
             aws_access_key_id="local",
             aws_secret_access_key="local",
+            config=Config(retries={"total_max_attempts": 1}),
         )
         client.create_stream(StreamName="reviews", ShardCount=2)
         yield client
@@ -48,6 +46,8 @@ def kinesis() -> Iterator[Any]:
 
 class Throttling:
     """Takes every other record of a batch only."""
+
+    meta = SINGLE_ATTEMPT
 
     def __init__(self, kinesis: Any) -> None:
         self._kinesis = kinesis
@@ -112,6 +112,8 @@ class Time:
 class Counting:
     """Takes everything, and notes when."""
 
+    meta = SINGLE_ATTEMPT
+
     def __init__(self, clock: Time) -> None:
         self._clock = clock
         self.taken_at_s: list[float] = []
@@ -149,23 +151,85 @@ def test_the_rate_is_kept_until_the_duration_ends_it(
         assert -1e-6 <= late_s <= 0.05 + 1e-6
 
 
-def test_a_call_that_fails_is_not_repeated(tmp_path: Path) -> None:
-    calls = 0
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
-    class Broken:
-        def put_records(self, **_: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            raise ConnectionClosedError(endpoint_url="http://127.0.0.1:5000")
 
-    client: Any = Broken()
+class Broken(Counting):
+    """Takes the first batch; the answer to the second is lost."""
+
+    error: Exception = ConnectionClosedError(endpoint_url="http://127.0.0.1:5000")
+
+    def put_records(self, *, StreamName: str, Records: list[Any]) -> Any:  # noqa: N803
+        if self.taken_at_s:
+            raise self.error
+        return super().put_records(StreamName=StreamName, Records=Records)
+
+
+def stopped(client: Any, truth: Path, **bounds: Any) -> Sender:
     sender = Sender(
-        client, "reviews", map(outgoing, range(9)), tmp_path / "truth.jsonl", rate_per_s=None
+        client,
+        "reviews",
+        map(outgoing, itertools.count(1)),
+        truth,
+        rate_per_s=None,
+        now=lambda: NOW,
+        **bounds,
     )
     sender.start()
     sender.join(60)
-    assert isinstance(sender.error, ConnectionClosedError)
-    assert (calls, sender.sent) == (1, 0)
+    assert not sender.is_alive()
+    return sender
+
+
+def test_a_call_whose_answer_is_lost_ends_it_and_its_rows_are_listed(tmp_path: Path) -> None:
+    sender = stopped(Broken(Time()), tmp_path / "truth.jsonl", limit=1_600, skip=100)
+    assert isinstance(sender.error, UnknownOutcomeError)
+    assert (sender.sent, sender.last_row) == (500, 1_100)
+    assert sender.unsent_path == tmp_path / "unsent-20260131T120000Z.jsonl"
+    rows = read_unsent(sender.unsent_path)
+    assert [row.row for row in rows] == list(range(601, 1_101))
+    assert rows[0] == UnsentRow(
+        row=601,
+        is_refused=False,
+        tried_at="2026-01-31T12:00:00+00:00",
+        payload_sha256=hashlib.sha256(b"x" * 10).hexdigest(),
+        partition_key="601",
+        review_id="R601",
+    )
+    assert sender.stopped_state() == [
+        f"{tmp_path / 'truth.jsonl'} lists the 500 records that the stream has taken",
+        "no answer to the last call: the stream may have taken 500 records, rows 601 to 1,100"
+        " (review ids R601 to R1100)",
+        f"{sender.unsent_path} lists them",
+        "nothing after row 1,100 was sent",
+    ]
+
+
+def test_refused_records_are_listed_as_certainly_not_sent(tmp_path: Path) -> None:
+    stream = Broken(Time())
+    stream.error = EndpointConnectionError(endpoint_url="http://127.0.0.1:5000")
+    sender = stopped(stream, tmp_path / "truth.jsonl", limit=600)
+    assert isinstance(sender.error, RefusedError)
+    assert sender.unsent_path is not None
+    assert {row.is_refused for row in read_unsent(sender.unsent_path)} == {True}
+    assert "the stream has not taken 100 records, rows 501 to 600" in sender.stopped_state()[1]
+
+
+def test_what_was_left_is_sent_without_sending_anything_twice(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.jsonl"
+    first = stopped(Broken(Time()), truth, limit=1_600)
+    assert first.unsent_path is not None
+    only = {row.row for row in read_unsent(first.unsent_path)}
+    stopped(Counting(Time()), truth, only=only, limit=len(only))
+    stopped(Counting(Time()), truth, skip=first.last_row, limit=600)
+    sent = [json.loads(line)["review_id"] for line in truth.read_text().splitlines()]
+    assert sent == [f"R{number}" for number in range(1, 1_601)]
+
+
+def test_a_client_that_repeats_calls_is_refused(tmp_path: Path) -> None:
+    repeating = boto3.client("kinesis", region_name="us-east-1")
+    with pytest.raises(ValueError, match="one attempt a call"):
+        Sender(repeating, "reviews", iter([]), tmp_path / "truth.jsonl", rate_per_s=None)
 
 
 def test_a_record_that_no_stream_takes_is_refused_and_counted(kinesis: Any, tmp_path: Path) -> None:
