@@ -14,7 +14,8 @@ CHECKER = $(UV) tool run --quiet --python $(PYTHON) --exclude-newer 2026-11-15 -
 CONTAINER := build/container-venv
 OPERATOR := 1.10.0
 FLINK_CRD := build/operator-$(OPERATOR)/META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml
-OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(if $(RATE),--rate "$(RATE)") \
+FILE = $(if $(COLUMNS),--columns "$(COLUMNS)") $(if $(CATEGORY),--category "$(CATEGORY)")
+OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(FILE) $(if $(RATE),--rate "$(RATE)") \
 	$(if $(LIMIT),--limit "$(LIMIT)") $(if $(DURATION),--duration "$(DURATION)") \
 	$(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") $(ARGS)
 
@@ -86,7 +87,7 @@ bench-metrics: setup ## windows of sketches: rates, error, state; 12 minutes (AR
 bench-anomaly: setup ## detectors side by side, calibration, rates; 15 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.benchmarks anomaly $(ARGS)
 
-run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
+run: setup $(MODEL) ## everything on this machine (REVIEWS=FILE COLUMNS=F=C,.. CATEGORY=NAME RATE=N LIMIT=N DURATION=S SEED=N JOBS=a,b; ARGS=--help: more)
 	@$(BIN)/python -m deploy.local run $(OPTIONS)
 
 cluster: setup $(MODEL) ## emulator, endpoint and Flink cluster to play with; they stay
@@ -96,8 +97,8 @@ submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 	@$(BIN)/python -m deploy.local submit $(if $(JOBS),--jobs "$(JOBS)")
 
 # Pickles are read by the libraries that wrote them: those of SageMaker's container.
-container-model: $(CONTAINER)/.setup ## the model as SageMaker's container can read it (DATA=FILE)
-	@$(CONTAINER)/bin/python -m deploy.model.train --output build/container-model $(if $(DATA),"$(DATA)")
+container-model: $(CONTAINER)/.setup ## the model as SageMaker's container can read it (DATA=FILE COLUMNS=F=C,.. CATEGORY=NAME)
+	@$(CONTAINER)/bin/python -m deploy.model.train --output build/container-model $(if $(DATA),"$(DATA)" $(FILE))
 
 stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop

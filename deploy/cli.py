@@ -22,6 +22,7 @@ from deploy.aws.status import dashboard_address, read_status
 from deploy.aws.teardown import KEPT, take_down
 from deploy.aws.training import train_on_sagemaker
 from deploy.console import console, fail, failures_in_words, say, upload_bar
+from deploy.local.file_options import FILE_HELP, CategoryOption, ColumnsOption, file_options
 from deploy.local.replay import replay
 from deploy.local.sender import Sender
 from deploy.show import show_letter, show_letters, show_redrive, show_status
@@ -336,7 +337,7 @@ def send(
     file: Annotated[
         Path,
         typer.Argument(
-            help="15- or 4-column TSV (plain or .gz), or JSON lines.",
+            help=FILE_HELP,
             exists=True,
             dir_okay=False,
             readable=True,
@@ -360,6 +361,8 @@ def send(
             readable=True,
         ),
     ] = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     stack: StackOption = DEFAULT_STACK,
     region: RegionOption = None,
     profile: ProfileOption = None,
@@ -374,14 +377,15 @@ def send(
     For example:
 
     - `python -m deploy send reviews.tsv.gz --limit 1000`
-    - `python -m deploy send reviews.jsonl --rate 200`
+    - `python -m deploy send All_Beauty.jsonl.gz --rate 200`
+    - `python -m deploy send shop.csv --columns review_id=ID,review_body=TEXT --category Books`
     - `python -m deploy send reviews.jsonl --skip 12500`
     """
     with failures_in_words():
         where = target(stack, region, profile, dry_run)
         config = where.scoring_config()
         try:
-            records = replay(file, config.reviews.format)
+            records = replay(file, config.reviews.format, file_options(columns, category))
             rows = None if only is None else _rows_to_send(where, config.reviews.stream, only)
         except ValueError as error:
             raise DeployError(str(error), code=Exit.WRONG_INPUT) from None
@@ -402,11 +406,21 @@ def send(
             while sender.is_alive():
                 try:
                     sender.join(0.5)
-                    progress.update(f"sending: {sender.sent:,}")
+                    progress.update(f"sending: {sender.sent:,}; {records.progress(limit)}")
                 except KeyboardInterrupt:
                     is_interrupted = True
                     sender.stop()
-        steps = _steps_to_continue(sender, file, stack, is_listed=only is not None)
+        for note in records.notes:
+            say(note)
+        command = ["python", "-m", "deploy", "send", str(file), "--stack", stack]
+        for option, value in (
+            ("--columns", columns),
+            ("--category", category),
+            ("--region", region),
+            ("--profile", profile),
+        ):
+            command += [] if value is None else [option, value]
+        steps = _steps_to_continue(sender, shlex.join(command), is_listed=only is not None)
         if sender.error is not None:
             raise DeployError(
                 f"sending stopped after {sender.sent:,} reviews: {sender.error}",
@@ -431,8 +445,10 @@ def _rows_to_send(where: Target, stream: str, path: Path) -> set[int]:
     return {row.row for row in rows}
 
 
-def _steps_to_continue(sender: Sender, file: Path, stack: str, *, is_listed: bool) -> list[str]:
-    line = shlex.join(["python", "-m", "deploy", "send", str(file), "--stack", stack])
+def _steps_to_continue(sender: Sender, line: str, *, is_listed: bool) -> list[str]:
+    # Behind what cannot be read of a file is nothing to go on with.
+    if isinstance(sender.error, ValueError):
+        return []
     steps = []
     if sender.unsent_path is not None:
         unsent = shlex.quote(str(sender.unsent_path))
@@ -581,13 +597,14 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            help="Reviews with ratings, TSV or JSON lines, plain or .gz; generated ones by"
-            " default.",
+            help=f"Reviews with ratings; generated ones by default. {FILE_HELP}",
             exists=True,
             dir_okay=False,
             readable=True,
         ),
     ] = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     on_sagemaker: Annotated[
         bool, typer.Option("--on-sagemaker", help="Train in a SageMaker job, not on this machine.")
     ] = False,
@@ -605,14 +622,28 @@ def train(
     - `python -m deploy train reviews.tsv.gz --on-sagemaker --instance-type ml.m5.4xlarge`
     """
     with failures_in_words():
+        if data is not None:
+            # Before anything is uploaded or installed.
+            try:
+                replay(data, "json", file_options(columns, category))
+            except ValueError as error:
+                raise DeployError(str(error), code=Exit.WRONG_INPUT) from None
         if not on_sagemaker:
-            train_here(data, say, is_dry=dry_run)
+            train_here(data, say, columns=columns, category=category, is_dry=dry_run)
             return
         if data is None:
             raise DeployError("a SageMaker job needs data", code=Exit.WRONG_INPUT)
         where = target(stack, region, profile, dry_run)
         state = where.deployment().stack.existing(may_change=True)
-        train_on_sagemaker(where.aws, state, data, say, instance_type=instance_type)
+        train_on_sagemaker(
+            where.aws,
+            state,
+            data,
+            say,
+            columns=columns,
+            category=category,
+            instance_type=instance_type,
+        )
 
 
 @app.command()

@@ -105,9 +105,20 @@ def models(aws: Aws, say: Say, directory: Path = MODEL_DIR) -> dict[str, Artifac
     return artifacts
 
 
-def train_here(data: Path | None, say: Say, *, is_dry: bool = False) -> None:
-    """Train the models on this machine, on a file or on generated reviews."""
-    arguments = [] if data is None else [f"DATA={data.absolute()}"]
+def train_here(
+    data: Path | None,
+    say: Say,
+    *,
+    columns: str | None = None,
+    category: str | None = None,
+    is_dry: bool = False,
+) -> None:
+    """Train the models on this machine, on a file or on generated reviews.
+
+    `columns` and `category` are those of `deploy.local.file_options`.
+    """
+    options = {"DATA": data and data.absolute(), "COLUMNS": columns, "CATEGORY": category}
+    arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
     if is_dry:
         say(f"$ {shlex.join(['make', 'container-model', *arguments])}")
         return

@@ -32,8 +32,11 @@ _SOURCES = (
     *("deploy/__init__.py", "deploy/tables.py"),
     *("deploy/model/__init__.py", "deploy/model/data.py", "deploy/model/inference.py"),
     *("deploy/model/ordinal.py", "deploy/model/report.py", "deploy/model/train.py"),
-    *("deploy/local/__init__.py", "deploy/local/generator.py", "deploy/local/records.py"),
-    *("deploy/local/replay.py", "deploy/local/texts.py"),
+    *("deploy/local/__init__.py", "deploy/local/file_options.py", "deploy/local/generator.py"),
+    *("deploy/local/records.py", "deploy/local/replay.py", "deploy/local/texts.py"),
+    *("deploy/local/files/__init__.py", "deploy/local/files/compression.py"),
+    *("deploy/local/files/layouts.py", "deploy/local/files/reviews.py"),
+    *("deploy/local/files/rows.py", "deploy/local/files/shape.py"),
     *("udfs/__init__.py", "udfs/core/__init__.py", "udfs/core/characters.py"),
     *("udfs/core/event_times.py", "udfs/core/json_sequences.py", "udfs/core/keys.py"),
     *("udfs/core/lookalikes.py", "udfs/core/parsing.py"),
@@ -48,6 +51,8 @@ def train_on_sagemaker(
     say: Say,
     *,
     instance_type: str,
+    columns: str | None = None,
+    category: str | None = None,
     output: Path = artifacts.MODEL_DIR,
 ) -> None:
     """Train all variants in a SageMaker job and fetch them.
@@ -60,6 +65,8 @@ def train_on_sagemaker(
         Reviews with their ratings, as `deploy.model.train` reads them.
     instance_type
         Of the training job.
+    columns, category
+        Of the data, as of `deploy.local.file_options`.
     output
         Directory for the models: one of its own for each variant.
 
@@ -76,8 +83,10 @@ def train_on_sagemaker(
     from sagemaker.s3 import S3Uploader
 
     bucket, key_arn = state.outputs["BucketName"], state.outputs["KeyArn"]
+    given = {"columns": columns, "category": category}
+    hyperparameters = {name: value for name, value in given.items() if value is not None}
     if aws.is_dry:
-        _show_calls(aws, state, data, instance_type)
+        _show_calls(aws, state, data, instance_type, hyperparameters)
         return
     session = Session(
         boto_session=aws.session, sagemaker_client=aws.client("sagemaker"), default_bucket=bucket
@@ -95,6 +104,7 @@ def train_on_sagemaker(
             role=state.outputs["ModelRoleArn"],
             instance_type=instance_type,
             instance_count=1,
+            hyperparameters=hyperparameters,
             output_path=f"s3://{bucket}/training",
             code_location=f"s3://{bucket}/training/code",
             output_kms_key=key_arn,
@@ -116,7 +126,13 @@ def train_on_sagemaker(
     say(f"models are in {output}; put them in place: python -m deploy endpoint")
 
 
-def _show_calls(aws: Aws, state: StackState, data: Path, instance_type: str) -> None:
+def _show_calls(
+    aws: Aws,
+    state: StackState,
+    data: Path,
+    instance_type: str,
+    hyperparameters: dict[str, str],
+) -> None:
     """Make the calls that the SDK makes, as far as they say what would be done."""
     from sagemaker import image_uris
 
@@ -136,6 +152,7 @@ def _show_calls(aws: Aws, state: StackState, data: Path, instance_type: str) -> 
         TrainingJobName="review-model-TIME",
         AlgorithmSpecification={"TrainingImage": image, "TrainingInputMode": "File"},
         RoleArn=state.outputs["ModelRoleArn"],
+        HyperParameters=hyperparameters,
         InputDataConfig=[{"ChannelName": "training", "DataSource": {"S3DataSource": source}}],
         OutputDataConfig={"S3OutputPath": f"s3://{bucket}/training", "KmsKeyId": key_arn},
         ResourceConfig={

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from deploy.local import jobs, texts
 from deploy.local.cluster import FlinkClientError
+from deploy.local.file_options import FILE_HELP, CategoryOption, ColumnsOption, file_options
 from deploy.local.generator import GeneratorOptions, generate
 from deploy.local.pipeline import RunError
 from deploy.local.process import PartError, shown
 from deploy.local.records import Outgoing
-from deploy.local.replay import replay
+from deploy.local.replay import Replay, replay
 from deploy.local.run import RunOptions
 from deploy.local.run import run as carry_through
 from deploy.local.sample import load_sample
@@ -57,7 +58,7 @@ _GENERATOR = "Generator (where no file is given)"
 ReviewsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Replay this file: 15- or 4-column TSV (plain or .gz), JSON lines.",
+        help=f"Replay this file: {FILE_HELP}",
         exists=True,
         dir_okay=False,
         readable=True,
@@ -132,6 +133,8 @@ def _chosen(names: str | None) -> tuple[str, ...]:
 def _records(
     config: ReviewsConfig,
     file: Path | None,
+    columns: str | None,
+    category: str | None,
     seed: int,
     late_share: float,
     broken_share: float,
@@ -139,9 +142,11 @@ def _records(
     burst_every: int,
     burst_reviews: int,
 ) -> Iterator[Outgoing]:
+    if file is None and (columns or category):
+        raise _fail("--columns and --category are for a file: give --reviews", 2)
     try:
         if file is not None:
-            return replay(file, config.format)
+            return replay(file, config.format, file_options(columns, category))
         options = GeneratorOptions(
             format=config.format,
             categories=texts.CATEGORIES
@@ -158,9 +163,21 @@ def _records(
         raise _fail(error, 2) from None
 
 
+def _sending(sent: int, records: Iterator[Outgoing], limit: int | None) -> str:
+    of_file = f"; {records.progress(limit)}" if isinstance(records, Replay) else ""
+    return f"sending: {sent:,}{of_file}"
+
+
+def _say_notes(records: Iterator[Outgoing]) -> None:
+    for note in records.notes if isinstance(records, Replay) else ():
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def run(
     reviews: ReviewsOption = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     rate: RateOption = 200.0,
     limit: LimitOption = None,
     duration: DurationOption = None,
@@ -184,6 +201,8 @@ def run(
     - `python -m deploy.local run`
     - `python -m deploy.local run --limit 2000 --seed 7 --shards 4`
     - `python -m deploy.local run --reviews reviews.tsv.gz --rate 500`
+    - `python -m deploy.local run --reviews shop.csv --columns review_id=ID,review_body=TEXT
+      --category Books`
     - `python -m deploy.local run --duration 60 --late-share 0.02 --broken-share 0.1`
     """
     # As after Ctrl-C twice: what was started is ended.
@@ -194,6 +213,8 @@ def run(
         records = _records(
             config.reviews,
             reviews,
+            columns,
+            category,
             seed,
             late_share,
             broken_share,
@@ -213,6 +234,7 @@ def run(
             summary = carry_through(options, config, records, console)
         except KeyboardInterrupt:
             raise _fail("ended by Ctrl-C; nothing is left running", 130) from None
+        _say_notes(records)
     raise typer.Exit(0 if summary.reconciled else 1)
 
 
@@ -297,6 +319,8 @@ def submit(
 @app.command()
 def send(
     reviews: ReviewsOption = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     rate: RateOption = 200.0,
     limit: LimitOption = None,
     duration: DurationOption = None,
@@ -325,6 +349,8 @@ def send(
         records = _records(
             config.reviews,
             reviews,
+            columns,
+            category,
             seed,
             late_share,
             broken_share,
@@ -346,9 +372,10 @@ def send(
             while sender.is_alive():
                 try:
                     sender.join(_PROGRESS_S)
-                    status.update(f"sending: {sender.sent:,}")
+                    status.update(_sending(sender.sent, records, limit))
                 except KeyboardInterrupt:
                     sender.stop()
+        _say_notes(records)
         if sender.error is not None:
             lines = [f"sending stopped after {sender.sent:,} reviews: {sender.error}"]
             lines += [f"  - {line}" for line in sender.stopped_state()]

@@ -16,6 +16,7 @@ from deploy.local.cluster import ENDED_STATES, MEASURES_AGE_S, FlinkClientError,
 from deploy.local.metrics import Point, read_points
 from deploy.local.recorder import Recorder
 from deploy.local.records import Outgoing
+from deploy.local.replay import DamagedFileError
 from deploy.local.sample import SampleConfig
 from deploy.local.sender import Sender
 from deploy.local.stack import BUCKET, TRUTH, Stack
@@ -212,7 +213,8 @@ class Pipeline:
         self.stack.check()
         threads: list[Sender | Tail] = [self.sender, *self._tails]
         for thread in threads:
-            if thread.error is not None:
+            # What came before the damage is sent, and worth following to its end.
+            if thread.error is not None and not isinstance(thread.error, DamagedFileError):
                 words = f"{thread.name} failed: {_in_words(thread.error)}"
                 raise RunError(words) from thread.error
         now_s = time.monotonic()

@@ -1,47 +1,124 @@
 """Real files of reviews as records of the `reviews` stream.
 
-Known shapes, plain or gzip: the 15 columns of the Amazon Customer Reviews data set, the four
-columns `review_id product_category star_rating review_body` (both tab-separated, unquoted, with
-or without a header line), and JSON lines.
+What a file holds is told by its content: see `deploy.local.files`, of which `compression` knows
+gzip, bzip2, Zstandard and UTF-16, `rows` JSON and delimited text, `layouts` the columns of known
+data sets, and `shape` finds out what is what.
 """
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
-from deploy.local.generator import COLUMNS
-from deploy.local.records import Outgoing, encode, partition_key, to_json
-from udfs.core.parsing import ReviewFormat, decode_json
-
-_FOUR_COLUMNS = ("review_id", "product_category", "star_rating", "review_body")
-_LAYOUTS = {len(columns): columns for columns in (COLUMNS, _FOUR_COLUMNS)}
-_REQUIRED = ("review_id", "product_category", "review_body")
-_RECORD_FIELDS = (*_REQUIRED, "event_time")
-
-_GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}
+from deploy.local.files.compression import Content, DamagedDataError
+from deploy.local.files.layouts import NO_OPTIONS, FileOptions
+from deploy.local.files.rows import MAX_ROW_BYTES
+from deploy.local.files.shape import ReviewFileError, detect
+from deploy.local.records import Outgoing
+from udfs.core.parsing import ReviewFormat
 
 
-def replay(path: Path, format: ReviewFormat) -> Iterator[Outgoing]:
-    """Read a file of reviews row by row; memory is bounded by its longest line.
+class DamagedFileError(ValueError):
+    """A file that could not be read to its end; the message says how far it was."""
 
-    What the file holds is told by its content (gzip by its first bytes, JSON lines by an opening
-    brace, a header by its column names, in any order, else the Amazon or the four columns by
-    their number) and, where the first line is neither, by the extension.
 
-    - A TSV row with the right columns becomes a record of `format` without event time: the
-      arrival time counts. What is wrong inside a field stays wrong.
-    - A JSON row is sent as it is, its own event time included, when `format` is `json`; only a
-      row with a `star_rating` is written anew with the fields of the stream, because records must
-      not hold the truth. In `tsv` its three fields are written as a line.
-    - Any other row is sent as the bytes of its line (without the line end), to be dead-lettered;
-      also one too large for Kinesis, which the sender refuses.
-    - Empty lines are no rows.
+class Replay(Iterator[Outgoing]):
+    """The records of a file, and how far it was read.
+
+    Attributes
+    ----------
+    path
+        The file.
+    rows
+        How many were read, broken ones included.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        format: ReviewFormat,
+        options: FileOptions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._start_s = clock()
+        self.path = path
+        self.rows = 0
+        content = Content(path)
+        shape = detect(content, path, options, format)
+        self._content = content
+        self._too_long = 0
+        self._records = shape.records(content.chunks())
+
+    def __next__(self) -> Outgoing:
+        if self.rows == 0:
+            self._start_s = self._clock()
+        try:
+            record = next(self._records)
+        except DamagedDataError as error:
+            raise DamagedFileError(
+                f"{self.path}: {error}; {self.rows:,} rows before that were read, the one that is"
+                " cut off was left out"
+            ) from error
+        self.rows += 1
+        if len(record.data) > MAX_ROW_BYTES:
+            self._too_long += 1
+        return record
+
+    def progress(self, limit: int | None = None) -> str:
+        r"""Return how far it is, of `limit` rows at most, and the time left, for people.
+
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile(suffix=".tsv") as file:
+        ...     _ = file.write(b"R1\tGift_Card\t5\tNice.\n")
+        ...     file.flush()
+        ...     records = replay(Path(file.name), "json")
+        ...     before, _ = records.progress(), list(records)
+        ...     before, records.progress()
+        ('0% of 0.0 MB, 0 rows', '100% of 0.0 MB, 1 rows, 0:00:00 left')
+        """
+        size = self._content.size_bytes
+        share = self._content.read_bytes / size if self.rows else 0.0
+        if limit:
+            share = min(1.0, max(share, self.rows / limit))
+        words = f"{share:.0%} of {size / 1e6:,.1f} MB, {self.rows:,} rows"
+        if share == 0:
+            return words
+        left_s = (self._clock() - self._start_s) * (1 - share) / share
+        return f"{words}, {timedelta(seconds=round(left_s))} left"
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out of a file that is no row, in words."""
+        notes = []
+        if self._content.trailing_bytes:
+            notes.append(
+                f"{self.path}: {self._content.trailing_bytes:,} bytes after the end of the"
+                " compressed data were ignored"
+            )
+        if self._too_long:
+            notes.append(
+                f"{self.path}: {self._too_long:,} rows are longer than"
+                f" {MAX_ROW_BYTES // 2**20} MiB and were given up"
+            )
+        return notes
+
+
+def replay(path: Path, format: ReviewFormat, options: FileOptions = NO_OPTIONS) -> Replay:
+    """Read a file of reviews row by row; memory is bounded by its longest row, of 4 MiB at most.
+
+    - A row of known columns becomes a record of `format` without event time: the arrival time
+      counts. Only an `event_time` of the file's own, or one named in the options, is sent. What is
+      wrong inside a field stays wrong.
+    - A JSON row that holds the fields of the stream is sent as it is, its own event time included,
+      when `format` is `json`; only a row with a `star_rating` is written anew, because records must
+      not hold the truth.
+    - Any other row is sent as its bytes (without the line end), to be dead-lettered; also one too
+      large for Kinesis, which the sender refuses. A row of more than 4 MiB is cut and counted
+      among `Replay.notes`.
+    - Empty lines and header lines, in the middle too, are no rows.
 
     Parameters
     ----------
@@ -49,125 +126,26 @@ def replay(path: Path, format: ReviewFormat) -> Iterator[Outgoing]:
         The file.
     format
         Of the records, whatever the shape of the file.
+    options
+        Columns and category, where the file is none of the known data sets.
 
     Returns
     -------
-    iterator of Outgoing
-        One a row, in order, `fate` None; `star_rating` where the row has one of 1 to 5.
+    Replay
+        One record a row, in order, `fate` None; `star_rating` where the row has one of 1 to 5.
 
     Raises
     ------
     FileNotFoundError
         There is no such file. At once.
-    ValueError
-        The file holds no row, or a header without the columns that a review needs (at once), or
-        damaged gzip data (when it is reached).
+    ReviewFileError
+        None of the first 100 rows is a review. At once.
+    DamagedFileError
+        Compressed data are damaged or cut off: when that is reached, after all rows before it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file of reviews at {path}")
-    with closing(_lines(path)) as lines:
-        first, second = next(lines, None), next(lines, None)
-    header = None if first is None else _header(first)
-    if first is None or (header and second is None):
-        raise ValueError(f"{path} holds no review")
-    if first.lstrip().startswith(b"{") or (b"\t" not in first and _has_json_suffix(path)):
-        return (_of_json(line, format) for line in _lines(path))
-    missing = [name for name in _REQUIRED if header and name not in header]
-    if missing:
-        raise ValueError(f"the header of {path} lacks {', '.join(missing)}")
-    return _of_tsv(path, header, format)
+    return Replay(path, format, options)
 
 
-def _lines(path: Path) -> Generator[bytes, None, None]:
-    """Yield the lines that are not empty, without their ends."""
-    with path.open("rb") as probe:
-        is_gzip = probe.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-    with gzip.open(path) if is_gzip else path.open("rb") as file:
-        try:
-            for number, line in enumerate(file):
-                if number == 0:
-                    line = line.removeprefix(_BYTE_ORDER_MARK)
-                line = line.removesuffix(b"\n").removesuffix(b"\r")
-                if line:
-                    yield line
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"the gzip data of {path} is damaged: {error}") from error
-
-
-def _has_json_suffix(path: Path) -> bool:
-    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
-    return bool(suffixes) and suffixes[-1] in _JSON_SUFFIXES
-
-
-def _header(line: bytes) -> tuple[str, ...] | None:
-    columns = tuple(name.strip().lower() for name in line.decode(errors="replace").split("\t"))
-    return columns if set(columns) & set(_REQUIRED) else None
-
-
-def _of_tsv(path: Path, header: Sequence[str] | None, format: ReviewFormat) -> Iterator[Outgoing]:
-    lines = _lines(path)
-    columns = header
-    if header:
-        next(lines)
-    for line in lines:
-        try:
-            values = line.decode().split("\t")
-        except UnicodeDecodeError:
-            yield _as_it_is(line)
-            continue
-        # Without a header the first row of a known width tells; none before it can be a review.
-        columns = columns or _LAYOUTS.get(len(values))
-        if columns is None or len(values) != len(columns):
-            yield _as_it_is(line)
-        else:
-            yield _of_row(dict(zip(columns, values, strict=True)), format)
-
-
-def _of_row(row: Mapping[str, str], format: ReviewFormat) -> Outgoing:
-    review_id, category, body = (row[name] for name in _REQUIRED)
-    data = encode(review_id, category, body, None, format)
-    return _outgoing(data, review_id, category, row.get("star_rating"))
-
-
-def _of_json(line: bytes, format: ReviewFormat) -> Outgoing:
-    try:
-        row = decode_json(line.decode())
-    # A deeply nested line ends in a RecursionError.
-    except (ValueError, RecursionError):
-        return _as_it_is(line)
-    if not isinstance(row, dict):
-        return _as_it_is(line)
-    data = line
-    if format == "tsv":
-        review_id, category, body = (row.get(name) for name in _REQUIRED)
-        if isinstance(review_id, str) and isinstance(category, str) and isinstance(body, str):
-            try:
-                data = encode(review_id, category, body, None, format)
-            except UnicodeEncodeError:  # half a surrogate pair
-                return _as_it_is(line)
-    elif "star_rating" in row:
-        data = to_json({name: row[name] for name in _RECORD_FIELDS if name in row})
-    return _outgoing(
-        data, row.get("review_id"), row.get("product_category"), row.get("star_rating")
-    )
-
-
-def _as_it_is(line: bytes) -> Outgoing:
-    return _outgoing(line, None, None, None)
-
-
-def _outgoing(data: bytes, review_id: object, category: object, rating: object) -> Outgoing:
-    return Outgoing(
-        data=data,
-        partition_key=partition_key(review_id if isinstance(review_id, str) else None, data),
-        fate=None,
-        review_id=review_id if isinstance(review_id, str) else None,
-        product_category=category if isinstance(category, str) else None,
-        star_rating=_rating(rating),
-    )
-
-
-def _rating(value: object) -> int | None:
-    # Tools that read ratings as floats write 5.0.
-    text = str(value).strip().removesuffix(".0")
-    return int(text) if text in ("1", "2", "3", "4", "5") else None
+__all__ = ["NO_OPTIONS", "DamagedFileError", "FileOptions", "Replay", "ReviewFileError", "replay"]

@@ -12,6 +12,7 @@ from rich.live import Live
 from deploy.local import jobs
 from deploy.local.pipeline import Pipeline
 from deploy.local.records import Outgoing
+from deploy.local.replay import Replay
 from deploy.local.sample import SampleConfig
 from deploy.local.stack import SUMMARY, Stack, StackOptions
 from deploy.local.summary import Summary
@@ -106,7 +107,7 @@ def run(
             duration_s=options.duration_s,
         )
         try:
-            return _Run(options, pipeline, console, stack).carry_through()
+            return _Run(options, pipeline, records, console, stack).carry_through()
         except Exception:
             # A part that has died explains it better; its sockets close before it is gone.
             stack.check()
@@ -119,10 +120,16 @@ def run(
 
 class _Run:
     def __init__(
-        self, options: RunOptions, pipeline: Pipeline, console: Console, stack: Stack
+        self,
+        options: RunOptions,
+        pipeline: Pipeline,
+        records: Iterator[Outgoing],
+        console: Console,
+        stack: Stack,
     ) -> None:
         self._options = options
         self._pipeline = pipeline
+        self._records = records
         self._console = console
         self._is_interrupted = False
         self._start_s = time.monotonic()
@@ -147,12 +154,19 @@ class _Run:
             if self._is_interrupted:
                 raise KeyboardInterrupt
             pipeline.problems.append("nothing was sent")
+        if pipeline.sender.error is not None:
+            pipeline.problems.append(str(pipeline.sender.error))
         pipeline.drain(self._options.stall_timeout_s)
         summary = pipeline.summary(seconds)
         path = self._options.run_dir / SUMMARY
         path.write_text(json.dumps(summary.as_json(), indent=2) + "\n", encoding="utf-8")
         self._report(summary, path)
         return summary
+
+    def _sending(self) -> str:
+        if not isinstance(self._records, Replay):
+            return "sending"
+        return f"sending {self._records.progress(self._options.limit)},"
 
     def _watch(self) -> None:
         """Show and check the run until all is through, or nothing comes through any more."""
@@ -168,7 +182,7 @@ class _Run:
                     is_sending = self._pipeline.sender.is_alive()
                     self._pipeline.check()
                     snapshot = self._pipeline.recorder.snapshot(
-                        "sending" if is_sending else "waiting until all is through",
+                        self._sending() if is_sending else "waiting until all is through",
                         time.monotonic() - self._start_s,
                         self._pipeline.sender.sent,
                         self._addresses,

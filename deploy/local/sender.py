@@ -163,16 +163,19 @@ class Sender(threading.Thread):
             if due <= 0:
                 self._wait(_TICK_S)
                 continue
-            chunk = list(islice(self._rows, due))
-            if not chunk:
-                return
+            chunk, error = _take(self._rows, due)
             taken += len(chunk)
             for batch in batches(self._takeable(chunk)):
                 self.last_row = batch[-1].number
                 for record in self._writer.put(batch):
                     self.sent += 1
                     yield record
-            self.last_row = chunk[-1].number
+            if chunk:
+                self.last_row = chunk[-1].number
+            if error is not None:
+                raise error
+            if not chunk:
+                return
 
     def _takeable(self, chunk: Iterable[Row]) -> Iterator[Row]:
         for row in chunk:
@@ -216,6 +219,16 @@ class Sender(threading.Thread):
             lines.append(f"{self.unsent_path} lists them")
         lines.append(f"nothing after row {self.last_row:,} was sent")
         return lines
+
+
+def _take(rows: Iterator[Row], count: int) -> tuple[list[Row], Exception | None]:
+    """Take up to `count` rows, and what ended them: those before an error are worth sending."""
+    taken: list[Row] = []
+    try:
+        taken.extend(islice(rows, count))
+    except Exception as error:
+        return taken, error
+    return taken, None
 
 
 def _truth(taken: Taken[Row]) -> dict[str, object]:

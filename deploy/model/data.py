@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from deploy.local.replay import replay
+from deploy.local.files.shape import EXAMPLE
+from deploy.local.replay import NO_OPTIONS, FileOptions, replay
 from udfs.core.characters import has_visible_character
 from udfs.core.parsing import decode_json
+
+_LOG = logging.getLogger(__name__)
+_REPORT_ROWS = 5_000
 
 COARSE_BOUNDS = {1: (1, 2), 3: (3, 3), 5: (4, 5)}
 """The lowest and the highest rating that a coarse one stands for."""
@@ -24,26 +30,38 @@ class Reviews(NamedTuple):
     ratings: list[int]
 
 
-def read_reviews(path: Path, *, max_rows: int | None = None) -> Reviews:
+def read_reviews(
+    path: Path,
+    *,
+    max_rows: int | None = None,
+    options: FileOptions = NO_OPTIONS,
+    report: Callable[[str], None] = lambda progress: None,
+) -> Reviews:
     """Read texts and ratings from a file of reviews.
 
     Parameters
     ----------
     path
-        Any file that `make run REVIEWS=FILE` replays, plain or gzip: the 15 columns of the Amazon
-        Customer Reviews, `review_id product_category star_rating review_body`, with a header line
-        or not, or JSON lines. A row that is no rated review is passed over.
+        Any file that `make run REVIEWS=FILE` replays (see `deploy.local.replay`). A row that is no
+        rated review is passed over.
     max_rows
         Stop after so many reviews; None: read all, into memory.
+    options
+        Columns and category, as of `replay`.
+    report
+        Told how far it is, from time to time.
 
     Raises
     ------
     TrainingDataError
-        The file cannot be read, lacks columns, or holds no rated review.
+        The file cannot be read to its end, or holds no rated review.
     """
     reviews = Reviews([], [])
     try:
-        for record in replay(path, "json"):  # JSON keeps every character of a text
+        records = replay(path, "json", options)  # JSON keeps every character of a text
+        for record in records:
+            if records.rows % _REPORT_ROWS == 0:
+                report(records.progress(max_rows))
             if record.star_rating is None:
                 continue
             text = decode_json(record.data.decode()).get("review_body")
@@ -53,6 +71,8 @@ def read_reviews(path: Path, *, max_rows: int | None = None) -> Reviews:
             reviews.ratings.append(record.star_rating)
             if len(reviews.texts) == max_rows:
                 break
+        for note in records.notes:
+            _LOG.warning(note)
     except FileNotFoundError as error:
         raise TrainingDataError(str(error)) from error
     except OSError as error:
@@ -61,19 +81,20 @@ def read_reviews(path: Path, *, max_rows: int | None = None) -> Reviews:
         raise TrainingDataError(str(error)) from error
     if not reviews.texts:
         raise TrainingDataError(
-            f"{path}: no row holds a star_rating in 1..5 and a review_body; known are the columns"
-            " of the Amazon Customer Reviews, review_id product_category star_rating review_body,"
-            " separated by tabs, and JSON lines"
+            f"{path}: no row holds a star_rating in 1..5 and a review_body; where other columns"
+            f" hold them: --columns {EXAMPLE}"
         )
     return reviews
 
 
-def read_coarse(path: Path, *, max_rows: int | None = None) -> Reviews:
+def read_coarse(
+    path: Path, *, max_rows: int | None = None, options: FileOptions = NO_OPTIONS
+) -> Reviews:
     """Read reviews whose ratings are coarse: 1 stands for 1 or 2, 3 for 3, 5 for 4 or 5.
 
     Parameters and errors are those of `read_reviews`; a rating of 2 or 4 is an error too.
     """
-    reviews = read_reviews(path, max_rows=max_rows)
+    reviews = read_reviews(path, max_rows=max_rows, options=options)
     wrong = sorted(set(reviews.ratings) - set(COARSE_BOUNDS))
     if wrong:
         raise TrainingDataError(

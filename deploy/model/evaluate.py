@@ -20,6 +20,8 @@ from rich.table import Table
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
+from deploy.local.file_options import CategoryOption, ColumnsOption, file_options
+from deploy.local.files.layouts import LayoutError
 from deploy.model.data import Reviews, TrainingDataError, read_coarse, read_reviews
 from deploy.model.inference import rating_probabilities
 from deploy.model.report import confusion, confusion_text, figures, write_atomically
@@ -132,6 +134,8 @@ def main(
             " 5 for 4 or 5."
         ),
     ] = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     folds: Annotated[int, typer.Option(min=2)] = 5,
     repeats: Annotated[int, typer.Option(min=1, help="Each with other folds.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the folds.")] = 1,
@@ -142,7 +146,12 @@ def main(
     """Cross-validate every variant of the rating model, and time it."""
     console = Console()
     try:
-        reviews = read_reviews(data)
+        with console.status("reading") as status:
+            reviews = read_reviews(
+                data,
+                options=file_options(columns, category),
+                report=lambda progress: status.update(f"reading: {progress}"),
+            )
         more = read_coarse(coarse) if coarse else None
         check_ratings(reviews.ratings, least=folds)
         results: dict[str, dict[str, Any]] = {}
@@ -170,7 +179,7 @@ def main(
         }
         encoded = json.dumps(summary, indent=2).encode() + b"\n"
         write_atomically(output, lambda file: file.write(encoded))
-    except (TrainingDataError, OSError) as error:
+    except (TrainingDataError, LayoutError, OSError) as error:
         typer.echo(f"evaluate: {error}", err=True)
         raise typer.Exit(2) from error
     table = Table("variant", title=f"{repeats} x {folds}-fold on {len(reviews.texts):,} reviews")

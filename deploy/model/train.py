@@ -26,6 +26,8 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
+from deploy.local.file_options import CategoryOption, ColumnsOption, file_options
+from deploy.local.files.layouts import LayoutError
 from deploy.model.data import COARSE_BOUNDS, Reviews, TrainingDataError, read_coarse, read_reviews
 from deploy.model.inference import MODEL_FILE, rating_probabilities
 from deploy.model.ordinal import Censored, fit_ordinal
@@ -279,6 +281,8 @@ def main(
             help="Rated reviews, as make run REVIEWS= takes them; default: generated ones.",
         ),
     ] = None,
+    columns: ColumnsOption = None,
+    category: CategoryOption = None,
     output: Annotated[Path, typer.Option(help="Directory for the models.")] = Path("build/model"),
     coarse: Annotated[
         Path | None,
@@ -307,7 +311,13 @@ def main(
 
             texts, ratings = labelled_texts(rows or _GENERATED_ROWS, seed)
         else:
-            texts, ratings = read_reviews(data, max_rows=rows)
+            with console.status("reading") as status:
+                texts, ratings = read_reviews(
+                    data,
+                    max_rows=rows,
+                    options=file_options(columns, category),
+                    report=lambda progress: status.update(f"reading: {progress}"),
+                )
         metrics = train_and_save(
             texts,
             ratings,
@@ -317,7 +327,7 @@ def main(
             coarse=more,
             report=console.print,
         )
-    except (TrainingDataError, OSError) as error:
+    except (TrainingDataError, LayoutError, OSError) as error:
         typer.echo(f"train: {error}", err=True)
         raise typer.Exit(2) from error
     source = "generated reviews" if data is None else f"reviews of {data.name}"

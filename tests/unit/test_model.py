@@ -577,7 +577,7 @@ ROWS = four_columns(["good"] * 99, [5] * 99).encode()
         ("cut.tsv.gz", gzip.compress(ROWS, mtime=0)[:-9], "damaged"),
     ],
 )
-def test_a_bad_file_is_explained_in_one_line(tmp_path, name, content, message):
+def test_a_bad_file_is_explained(tmp_path, name, content, message):
     path = tmp_path / name
     if content is ...:
         path.mkdir()
@@ -587,7 +587,6 @@ def test_a_bad_file_is_explained_in_one_line(tmp_path, name, content, message):
         read_reviews(path)
     assert str(path) in str(caught.value)
     assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -668,12 +667,14 @@ def test_the_command_learns_from_the_generator(tmp_path, monkeypatch):
     assert asked == [(60, 3)]
 
 
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path):
+def test_the_command_says_what_is_wrong(tmp_path):
     data = tmp_path / "reviews.tsv"
     data.write_text("no rating\n")
     result = CliRunner().invoke(app, [str(data), "--output", str(tmp_path / "model")])
     assert result.exit_code == 2
-    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("train: ")
+    assert "none of the first 100 rows is a review" in result.stderr
+    assert "Traceback" not in result.stderr
     assert "star_rating" in result.stderr
     assert not (tmp_path / "model").exists()
 
@@ -683,6 +684,7 @@ def test_the_command_says_where_it_cannot_write(tmp_path):
     data.write_text(four_columns(*labelled_texts(100, seed=1)))
     result = CliRunner().invoke(app, [str(data), "--output", str(data)])
     assert result.exit_code == 2
+    assert result.stderr.startswith("train: ")
     assert len(result.stderr.splitlines()) == 1
 
 

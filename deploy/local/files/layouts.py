@@ -1,0 +1,205 @@
+"""Which columns of a file, or keys of its objects, are those of a review.
+
+A field of the stream may be made of several columns: the review id of the public sets, which have
+none, is a digest of user, item and time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.local.generator import COLUMNS
+
+FOUR_COLUMNS = ("review_id", "product_category", "star_rating", "review_body")
+STREAM_COLUMNS = ("review_id", "product_category", "review_body")
+"""Those of a line of the stream itself."""
+HEADERLESS = {len(columns): columns for columns in (COLUMNS, FOUR_COLUMNS, STREAM_COLUMNS)}
+"""Columns of files without a header line, by their number."""
+
+FIELDS = ("review_id", "product_category", "review_body", "star_rating", "event_time")
+REQUIRED = FIELDS[:3]
+Columns = Mapping[str, tuple[str, ...]]
+"""Fields of a review to the columns that they are made of."""
+
+_PUBLIC: dict[str, Columns] = {
+    "the Amazon reviews of 2018": {
+        "review_id": ("reviewerID", "asin", "unixReviewTime"),
+        "review_body": ("reviewText",),
+        "star_rating": ("overall",),
+    },
+    "the Amazon reviews of 2023": {
+        "review_id": ("user_id", "asin", "timestamp"),
+        "review_body": ("text",),
+        "star_rating": ("rating",),
+    },
+}
+_ID_DIGITS = 32
+_SUFFIXES = {".gz", ".bz2", ".zst", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What is told about a file, because its content does not say it.
+
+    Attributes
+    ----------
+    columns
+        See `parse_columns`; None: a known layout.
+    category
+        Of the reviews of a file without a column for it; None: the public sets have one file a
+        category, named after it.
+    """
+
+    columns: Columns | None = None
+    category: str | None = None
+
+
+NO_OPTIONS = FileOptions()
+
+
+class LayoutError(ValueError):
+    """Columns that no review can be made of; the message says what is wrong with them."""
+
+
+def parse_columns(text: str) -> Columns:
+    """Return which columns make up which field, from `FIELD=COLUMN,FIELD=COLUMN+COLUMN`.
+
+    Raises
+    ------
+    LayoutError
+        Names everything that is wrong with it.
+
+    Examples
+    --------
+    >>> parse_columns("review_id=user+time, review_body=text")
+    {'review_id': ('user', 'time'), 'review_body': ('text',)}
+    """
+    columns: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for pair in text.split(","):
+        field, equals, names = (part.strip() for part in pair.partition("="))
+        parts = tuple(name.strip() for name in names.split("+"))
+        if not equals or not all(parts):
+            problems.append(f"{pair.strip()!r} is not FIELD=COLUMN")
+        elif field not in FIELDS:
+            problems.append(f"there is no field {field!r}, but {', '.join(FIELDS)}")
+        elif field in columns:
+            problems.append(f"{field} is given twice")
+        elif len(parts) > 1 and field != "review_id":
+            problems.append(f"{field} is one column, only review_id may be made of several")
+        else:
+            columns[field] = parts
+    named = {pair.partition("=")[0].strip() for pair in text.split(",")}
+    problems += [f"{name} is missing" for name in ("review_id", "review_body") if name not in named]
+    if problems:
+        raise LayoutError("--columns: " + "; ".join(problems))
+    return columns
+
+
+_DECORATION = str.maketrans("", "", " \t\u00a0_-\"'\ufeff")
+
+
+def normal(name: str) -> str:
+    """Return a column's name without what differs from one tool to the next.
+
+    >>> normal(" Review ID"), normal('"review-id"'), normal("reviewId")
+    ('reviewid', 'reviewid', 'reviewid')
+    """
+    return name.translate(_DECORATION).lower()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the fields of a review are in a file.
+
+    Attributes
+    ----------
+    name
+        In words.
+    columns
+        Of each field, as the file spells them.
+    category
+        Of all reviews, where there is no column for it.
+    """
+
+    name: str
+    columns: Columns
+    category: str | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether rows hold the fields of the stream, under their names."""
+        return self.category is None and all(
+            names == (field,) for field, names in self.columns.items()
+        )
+
+
+def find_layout(names: Sequence[str], path: Path, options: FileOptions) -> Layout:
+    """Return the layout of a file with these columns.
+
+    Raises
+    ------
+    LayoutError
+        There is none.
+    """
+    spelt: dict[str, str] = {}
+    for name in names:
+        spelt.setdefault(normal(name), name)
+    if options.columns is not None:
+        return _layout("the columns given", options.columns, spelt, options.category)
+    for known, columns in _PUBLIC.items():
+        # Rows may hold the fields of the stream beside their own.
+        if "reviewbody" not in spelt and not _missing(columns, spelt):
+            if "productcategory" in spelt:
+                columns = {**columns, "product_category": ("product_category",)}
+                return _layout(known, columns, spelt, options.category)
+            return _layout(known, columns, spelt, options.category or category_of(path))
+    own = {field: (field,) for field in FIELDS if field in REQUIRED or normal(field) in spelt}
+    if options.category and "productcategory" not in spelt:
+        del own["product_category"]
+    return _layout("the fields of the stream", own, spelt, options.category)
+
+
+def _layout(name: str, columns: Columns, spelt: Mapping[str, str], category: str | None) -> Layout:
+    problems = []
+    if missing := _missing(columns, spelt):
+        problems.append(f"lacks {', '.join(missing)}")
+    if "product_category" in columns and category:
+        problems.append(f"has the column {columns['product_category'][0]}: leave out --category")
+    if "product_category" not in columns and not category:
+        problems.append("has no category: name its column in --columns, or give --category")
+    if problems:
+        raise LayoutError("; ".join(problems))
+    as_spelt = {
+        field: tuple(spelt[normal(part)] for part in parts) for field, parts in columns.items()
+    }
+    return Layout(name, as_spelt, category)
+
+
+def _missing(columns: Columns, spelt: Collection[str]) -> list[str]:
+    return [name for names in columns.values() for name in names if normal(name) not in spelt]
+
+
+def category_of(path: Path) -> str:
+    """Return the category that a file of a public set is named after.
+
+    >>> category_of(Path("All_Beauty.jsonl.gz")), category_of(Path("reviews_Books_5.json.gz"))
+    ('All_Beauty', 'Books')
+    """
+    name = path.name
+    while Path(name).suffix.lower() in _SUFFIXES:
+        name = Path(name).stem
+    # Of the reviewers and products with five reviews or more.
+    return name.removesuffix("_5").removeprefix("reviews_")
+
+
+def digest(parts: Sequence[str]) -> str:
+    """Return the id of a review that has none: 32 hexadecimal digits of what tells it apart.
+
+    >>> digest(["A1", "B0009X", "1588687728923"])
+    '9d7167df86be870fa49ebd3ad4303f57'
+    """
+    return hashlib.sha256("\t".join(parts).encode(errors="replace")).hexdigest()[:_ID_DIGITS]
