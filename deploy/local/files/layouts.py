@@ -145,9 +145,8 @@ def find_layout(names: Sequence[str], path: Path, options: FileOptions) -> Layou
     LayoutError
         There is none.
     """
-    spelt: dict[str, str] = {}
-    for name in names:
-        spelt.setdefault(normal(name), name)
+    # The first of several that are spelt in other ways, but before all the one that is asked for.
+    spelt = {normal(name): name for name in reversed(names)} | {name: name for name in names}
     if options.columns is not None:
         return _layout("the columns given", options.columns, spelt, options.category)
     for known, columns in _PUBLIC.items():
@@ -174,7 +173,8 @@ def _layout(name: str, columns: Columns, spelt: Mapping[str, str], category: str
     if problems:
         raise LayoutError("; ".join(problems))
     as_spelt = {
-        field: tuple(spelt[normal(part)] for part in parts) for field, parts in columns.items()
+        field: tuple(spelt.get(part) or spelt[normal(part)] for part in parts)
+        for field, parts in columns.items()
     }
     return Layout(name, as_spelt, category)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local.files.layouts import (
+    FIELDS,
     FOUR_COLUMNS,
     REQUIRED,
     FileOptions,
@@ -35,7 +36,8 @@ def of_objects(rows: Iterable[Row], layout: Layout, format: ReviewFormat) -> Ite
     `format` is `json`: only one with a `star_rating` is written anew, because records must not hold
     the truth.
     """
-    take = _taker(layout.columns)
+    # Any row may have what the first ones lack.
+    take = _taker({field: (field,) for field in FIELDS} if layout.is_own else layout.columns)
     for row in rows:
         values = row.values
         if not isinstance(values, dict):
@@ -132,8 +134,6 @@ def _written(
     event_time = fields.get("event_time") or None
     if not layout.is_own:
         review_id, category = _key(review_id), _key(category)
-        if isinstance(event_time, str) and event_time.isdecimal() and event_time.isascii():
-            event_time = int(event_time)
     if (
         isinstance(review_id, str)
         and isinstance(category, str)

@@ -191,25 +191,30 @@ def _columns(
 ) -> tuple[Sequence[str], Layout]:
     """Return the columns of rows of fields: of a header among the first, or by their number."""
     lists = [row.values for row in rows if isinstance(row.values, list)]
-    problem = LayoutError("no row has fields")
-    for names in lists[:_HEADER_ROWS]:
+    problem = LayoutError("has no row of fields")
+    for number, names in enumerate(lists[:_HEADER_ROWS]):
         try:
             return names, find_layout(names, path, options)
         except LayoutError as error:
-            is_header = not {normal(name) for name in names}.isdisjoint(_NEEDED)
-            problem = error if is_header or names is lists[0] else problem
-            if is_header:
-                break
-    else:
-        widths = Counter(map(len, lists))
-        for width, _ in widths.most_common():
-            numbers = tuple(str(number) for number in range(1, width + 1))
-            by_number = numbers if options.columns else HEADERLESS.get(width, ())
-            if by_number == STREAM_COLUMNS and delimiter != "\t":
-                continue  # any prose with two commas a line
-            if by_number:
-                return by_number, find_layout(by_number, path, options)
+            if not {normal(name) for name in names}.isdisjoint(_NEEDED):
+                raise  # a header that lacks something
+            if number == 0:
+                problem = error
+    for width, _ in Counter(map(len, lists)).most_common():
+        if names_by_number := _by_number(width, delimiter, options):
+            return names_by_number, find_layout(names_by_number, path, options)
     raise problem
+
+
+def _by_number(width: int, delimiter: str, options: FileOptions) -> Sequence[str]:
+    """Return the columns of rows of so many fields without a header; none where it is unknown."""
+    if options.columns is not None:
+        parts = [part for parts in options.columns.values() for part in parts]
+        is_by_number = all(part.isdecimal() for part in parts)
+        return [str(number) for number in range(1, width + 1)] if is_by_number else ()
+    names = HEADERLESS.get(width, ())
+    # Any prose with two commas a line has three fields.
+    return () if names == STREAM_COLUMNS and delimiter != "\t" else names
 
 
 def _rejected(record: Outgoing, format: ReviewFormat, needs_rating: bool) -> Rejected | None:
