@@ -105,7 +105,7 @@ def test_categories_that_cannot_be(tmp_path: Path) -> None:
     properties["categories"] = {"allowed": "Books,, a\u202e", "max_categories": "0", "alowed": "x"}
     found = problems(write(path, properties))
     assert len(found) == 3
-    assert any("name 2: product_category is blank; name 3: " in problem for problem in found)
+    assert any("name 2 is blank; name 3 " in problem for problem in found)
     properties["categories"] = {"allowed": "Books, Gift_Card", "max_categories": "1"}
     assert problems(write(path, properties)) == [
         "categories.allowed has 2 names: at most categories.max_categories = 1 are allowed"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from udfs.core.parsing import category_key
+from udfs.core.keys import normalised_key
 
 OTHER = "Other"
 """Effective category of all reviews beyond the bound; a producer's own `Other` is the same."""
@@ -145,9 +145,9 @@ def parse_allowed(text: str) -> frozenset[str]:
             problems.append(f"name {position} is {name!r}, not a string")
             continue
         try:
-            allowed.add(category_key(name.strip()))
+            allowed.add(normalised_key(name))
         except ValueError as error:
-            problems.append(f"name {position}: {error}")
+            problems.append(f"name {position} {error}")
     if not names:
         problems.append("the list is empty; leave the property out to keep any name")
     if problems:

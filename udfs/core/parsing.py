@@ -131,23 +131,6 @@ def parse(
         return Rejected(rejected.reason, message, _valid_id(fields))
 
 
-def category_key(name: str) -> str:
-    """Return a category as `parse` writes it into a review.
-
-    Raises
-    ------
-    ValueError
-        `parse` would reject a review of this category; says why.
-
-    >>> category_key("Gift_Card")
-    'Gift_Card'
-    """
-    try:
-        return _key({"product_category": name}, "product_category")
-    except _RejectedError as rejected:
-        raise ValueError(rejected.message) from None
-
-
 def json_bytes(text: str) -> int:
     r"""Return the length of `text` as Flink's JSON format writes it, in bytes without the quotes.
 
