@@ -412,15 +412,16 @@ def send(
                     sender.stop()
         for note in records.notes:
             say(note)
-        command = ["python", "-m", "deploy", "send", str(file), "--stack", stack]
-        for option, value in (
-            ("--columns", columns),
-            ("--category", category),
-            ("--region", region),
-            ("--profile", profile),
-        ):
-            command += [] if value is None else [option, value]
-        steps = _steps_to_continue(sender, shlex.join(command), is_listed=only is not None)
+        settings = {
+            "--columns": columns,
+            "--category": category,
+            "--stack": stack,
+            "--region": region,
+            "--profile": profile,
+        }
+        options = [part for name, value in settings.items() if value for part in (name, value)]
+        line = shlex.join(["python", "-m", "deploy", "send", str(file), *options])
+        steps = _steps_to_continue(sender, line, is_listed=only is not None)
         if sender.error is not None:
             raise DeployError(
                 f"sending stopped after {sender.sent:,} reviews: {sender.error}",

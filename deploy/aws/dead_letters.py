@@ -160,7 +160,7 @@ def read_dead_letters(
 def _letter(record: Any) -> DeadLetter:
     try:
         fields = json.loads(record["Data"])
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     return DeadLetter(
         record["SequenceNumber"],

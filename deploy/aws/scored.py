@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _PREFIX = "scored/"
 _HOUR = "%Y/%m/%d/%H/"
 # By how much clocks differ, and the hour in the name of an object from the times of its records.
-_MARGIN = timedelta(hours=1)
+_CLOCKS = timedelta(minutes=5)
+_HOURS = timedelta(hours=1)
 
 
 class ScoredReviews:
@@ -71,11 +72,11 @@ class ScoredReviews:
         """
         scored = RecordIds()
         if since < self._in_stream_since:
-            until = self._in_stream_since + _MARGIN
-            for found in self._archived(since - _MARGIN, until, progress):
+            until = self._in_stream_since + _HOURS
+            for found in self._archived(since - _HOURS, until, progress):
                 if found in wanted:
                     scored.add(found)
-        start = max(since, self._in_stream_since) - _MARGIN
+        start = max(since, self._in_stream_since) - _CLOCKS
         for record in read_since(self._kinesis, self._stream, start, self._clock, progress):
             for found in _ids([record["Data"]]):
                 if found in wanted:
@@ -104,7 +105,7 @@ def _ids(lines: Any) -> Iterator[RecordId]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # not written by the job
         if isinstance(record, dict):
             yield source_id(record)

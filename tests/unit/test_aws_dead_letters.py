@@ -149,7 +149,7 @@ def test_all_shards_are_read_from_a_time_on(aws: Aws) -> None:
             Data=json.dumps(letter(SOUND, number=str(number)).fields).encode(),
             PartitionKey=str(number),
         )
-    client.put_record(StreamName="test-dead-letters", Data=b"no JSON", PartitionKey="x")
+    client.put_record(StreamName="test-dead-letters", Data=b"[" * 50_000, PartitionKey="x")
     clock = ImaginedClock(NOW)
     found = list(read_dead_letters(aws, "test-dead-letters", NOW - timedelta(hours=1), clock))
     assert sorted(item.source_id[2] for item in found) == ["", *map(str, range(6))]

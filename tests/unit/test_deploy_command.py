@@ -159,7 +159,7 @@ def unsent(world: FakeAws, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         raise ReadTimeoutError(endpoint_url="https://kinesis.example")
 
     monkeypatch.setattr(world, "on_PutRecords", lose, raising=False)
-    result = call("send", str(reviews))
+    result = call("send", str(reviews), "--region", REGION)
     monkeypatch.delattr(world, "on_PutRecords")
     assert result.exit_code == Exit.FAILED
     assert world.calls == ["PutRecords"]
@@ -168,8 +168,8 @@ def unsent(world: FakeAws, reviews: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     for words in (
         "the stream may have taken 1 records, rows 1 to 1 (review ids R1 to R1)",
         f"{path} lists them",
-        f"send {reviews} --stack review-ml --only {path}",
-        f"send {reviews} --stack review-ml --skip 1",
+        f"send {reviews} --stack review-ml --region {REGION} --only {path}",
+        f"send {reviews} --stack review-ml --region {REGION} --skip 1",
     ):
         assert words in result.stderr
     return path

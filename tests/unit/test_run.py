@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.config import Config
 from moto import mock_aws
 from rich.console import Console
 
@@ -23,9 +24,9 @@ from deploy.local.process import PartDiedError
 from deploy.local.records import Outgoing, partition_key
 from deploy.local.run import RunOptions
 from deploy.local.sample import load_sample
-from deploy.local.sender import MAX_BATCH_RECORDS
 from deploy.local.stack import BUCKET, StackInfo
 from deploy.local.summary import Summary
+from deploy.stream_writer import MAX_BATCH_RECORDS
 
 CONFIG = load_sample(jobs.PROPERTIES)
 JOB_IDS = dict(zip(jobs.JOBS, ("1" * 32, "2" * 32, "3" * 32), strict=True))
@@ -72,7 +73,8 @@ class Stack:
         pass
 
     def client(self, service: str, *, attempts: int | None = None) -> Any:
-        return self._aws.client(service)  # type: ignore[call-overload]
+        config = Config(retries={"total_max_attempts": attempts}) if attempts else None
+        return self._aws.client(service, config=config)  # type: ignore[call-overload]
 
     def properties_for(self, job: str, _: object = None) -> Path:
         return Path(job)
