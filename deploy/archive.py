@@ -3,14 +3,16 @@
 import base64
 import bisect
 import gzip
-import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
 from udfs.core.summaries import ALL, Summary
@@ -28,8 +30,27 @@ _BY_HOUR = re.compile(r"\d{4}/\d{2}/\d{2}/\d{2}/")
 _CLOCKS = timedelta(hours=1)
 
 
+# Periods are counted from the epoch, and a period may end days after its windows.
+_LAST = datetime(9999, 1, 1, tzinfo=UTC)
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class ArchiveError(ValueError):
-    """The archive holds something that is no window, or nothing can be found there."""
+    """The archive holds something that is not a window, or nothing can be found there."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    window_kind: str
+    window_start: AwareDatetime
+    window_end: AwareDatetime
+    product_category: str
+    rating_counts: Annotated[tuple[_Count, ...], Field(min_length=5, max_length=5)]
+    sketch: str
+    body_length_sketch: str | None
+    terms_sketch: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +71,34 @@ class ArchivedWindow:
 
     span: Span
     category: str
-    record: Mapping[str, Any]
+    record: _Record
 
     @property
     def reviews(self) -> int:
         """How many it holds."""
-        return int(sum(self.record["rating_counts"]))
+        return sum(self.record.rating_counts)
 
     def summary(self) -> Summary:
-        """Return what is known of its reviews."""
-        lengths, terms = (
-            None if (text := self.record[name]) is None else base64.b64decode(text)
-            for name in ("body_length_sketch", "terms_sketch")
-        )
-        return Summary(
-            self.record["rating_counts"],
-            DistinctSketch.from_bytes(base64.b64decode(self.record["sketch"])),
-            None if lengths is None else LengthSketch.from_bytes(lengths),
-            None if terms is None else TermSketch.from_bytes(terms),
-        )
+        """Return what is known of its reviews.
+
+        Raises
+        ------
+        ArchiveError
+            A sketch cannot be read.
+        """
+        record = self.record
+        lengths, terms = record.body_length_sketch, record.terms_sketch
+        try:
+            return Summary(
+                record.rating_counts,
+                DistinctSketch.from_bytes(base64.b64decode(record.sketch)),
+                None if lengths is None else LengthSketch.from_bytes(base64.b64decode(lengths)),
+                None if terms is None else TermSketch.from_bytes(base64.b64decode(terms)),
+            )
+        except ValueError as error:
+            raise ArchiveError(
+                f"not a window: {self.category!r} from {self.span.start.isoformat()} ({error})"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +159,11 @@ def read_folder(path: Path, on_object: Callable[[], None]) -> Iterator[str]:
 
 
 def _lines(data: bytes) -> list[str]:
-    plain = gzip.decompress(data) if data.startswith(_GZIP) else data
     try:
+        plain = gzip.decompress(data) if data.startswith(_GZIP) else data
         # Not `splitlines`: JSON may hold separators of lines that are none here.
         return [line for line in plain.decode().split("\n") if line]
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, EOFError, OSError, zlib.error) as error:
         raise ArchiveError(f"not a window: {error}") from error
 
 
@@ -149,12 +179,17 @@ def windows_within(lines: Iterable[str], span: Span) -> Iterator[ArchivedWindow]
     """
     for line in lines:
         try:
-            record = json.loads(line)
-            edges = (datetime.fromisoformat(record[f"window_{edge}"]) for edge in ("start", "end"))
-            window = ArchivedWindow(Span(*edges), record["product_category"], record)
-            is_tumbling = record["window_kind"] == WindowKind.TUMBLING
-        except (ValueError, KeyError, TypeError) as error:
-            raise ArchiveError(f"not a window: {line[:200]!r} ({error})") from error
+            record = _Record.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ArchiveError(f"not a window: {line[:200]!r} ({place} {first['msg']})") from error
+        window = ArchivedWindow(
+            Span(record.window_start, record.window_end), record.product_category, record
+        )
+        if not _EPOCH <= window.span.start < window.span.end < _LAST:
+            raise ArchiveError(f"not a window: {line[:200]!r} (its times)")
+        is_tumbling = record.window_kind == WindowKind.TUMBLING
         if is_tumbling and span.holds(window.span):
             yield window
 

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from deploy.archive import (
     ArchivedWindow,
@@ -207,7 +208,8 @@ def _table(rows: list[Merged], top_terms: int) -> Table:
         table.add_row(
             f"{row.span.start:%Y-%m-%d %H:%M:%S}",
             f"{row.span.end:%Y-%m-%d %H:%M:%S}",
-            row.category,
+            # Text, not markup: a category may hold brackets.
+            Text(row.category),
             f"{row.windows:,}",
             f"{summary.reviews:,}",
             f"{summary.average:.3f}",

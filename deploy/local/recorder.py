@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,17 @@ from typing import Any
 from deploy.local.anomalies import AnomalyLedger
 from deploy.local.ledger import DeadLetter, Ledger, SourceId
 from deploy.local.metrics import Point
+from deploy.local.outputs import (
+    AlertOutput,
+    AnomalyOutput,
+    DeadLetterOutput,
+    OfReview,
+    Output,
+    ScoredOutput,
+    WindowOutput,
+    json_object,
+    problem,
+)
 from deploy.local.summary import Summary
 from deploy.local.tails import Arrived
 from deploy.local.view import LATEST_ROWS, LatestAnomaly, LatestReview, LatestWindow, Snapshot
@@ -55,6 +66,8 @@ class Recorder:
         self._latest_anomalies: deque[LatestAnomaly] = deque(maxlen=LATEST_ROWS)
         self._latest_alerts: deque[LatestAnomaly] = deque(maxlen=LATEST_ROWS)
         self._reasons: Counter[tuple[str, str]] = Counter()
+        self._unreadable: Counter[str] = Counter()
+        self._first_unreadable: dict[str, str] = {}
 
     def sent(self, record: Arrived) -> None:
         """Take a record of `reviews`."""
@@ -65,97 +78,119 @@ class Recorder:
 
     def scored(self, record: Arrived) -> None:
         """Take a record of `scored-reviews`."""
-        review = json.loads(record.data)
+        self._take("scored-reviews", ScoredOutput, json_object(record.data), self._scored)
+
+    def _scored(self, review: Mapping[str, Any]) -> None:
         source_id = SourceId.of(review)
-        with self._lock:
-            if self._ledger.add_scored(source_id):
-                if self._has_windows:
-                    self._windows.add_review(source_id, Review.of(review))
-                self._latest.appendleft(
-                    LatestReview(
-                        review["star_rating"],
-                        review["product_category"],
-                        review["review_body"],
-                        review["model_variant"],
-                    )
+        if self._ledger.add_scored(source_id):
+            if self._has_windows:
+                self._windows.add_review(source_id, Review.of(review))
+            self._latest.appendleft(
+                LatestReview(
+                    review["star_rating"],
+                    review["product_category"],
+                    review["review_body"],
+                    review["model_variant"],
                 )
+            )
 
     def dead_letter(self, record: Arrived) -> None:
         """Take a record of `dead-letters`."""
-        fields = json.loads(record.data)
+        self._take("dead-letters", DeadLetterOutput, json_object(record.data), self._dead_letter)
+
+    def _dead_letter(self, fields: Mapping[str, Any]) -> None:
         letter = DeadLetter.of(fields)
-        with self._lock:
-            if not self._ledger.add_dead_letter(letter, fields["reason"]):
-                return
-            self._reasons[letter.stage, fields["reason"]] += 1
-            if letter.stage == "late":
-                self._windows.add_late(SourceId.of(fields))
-            elif letter.stage == "publish":
-                if letter.source_stream == self._ledger.reviews_stream:
-                    self._anomalies.add_unpublished(SourceId.of(fields))
-                else:
-                    self._windows.add_without_points(
-                        letter.source_shard, letter.source_sequence_number
-                    )
+        if not self._ledger.add_dead_letter(letter, fields["reason"]):
+            return
+        self._reasons[letter.stage, fields["reason"]] += 1
+        if letter.stage == "late":
+            self._windows.add_late(SourceId.of(fields))
+        elif letter.stage == "publish":
+            if letter.source_stream == self._ledger.reviews_stream:
+                self._anomalies.add_unpublished(SourceId.of(fields))
+            else:
+                self._windows.add_without_points(letter.source_shard, letter.source_sequence_number)
 
     def s3_raw(self, line: Mapping[str, Any]) -> None:
         """Take a line of the raw archive."""
-        with self._lock:
-            self._ledger.add_s3_raw(SourceId.of(line))
+        self._take("raw/", OfReview, line, lambda of: self._ledger.add_s3_raw(SourceId.of(of)))
 
     def s3_scored(self, line: Mapping[str, Any]) -> None:
         """Take a line of the scored archive."""
-        with self._lock:
-            self._ledger.add_s3_scored(SourceId.of(line))
+        self._take(
+            "scored/", OfReview, line, lambda of: self._ledger.add_s3_scored(SourceId.of(of))
+        )
 
     def s3_window(self, line: Mapping[str, Any]) -> None:
         """Take a line of the windows' archive."""
-        with self._lock:
-            self._windows.add_archived(line)
+        self._take("metrics/", WindowOutput, line, self._windows.add_archived)
 
     def window(self, record: Arrived) -> None:
         """Take a record of `review-metrics`."""
-        window = json.loads(record.data)
-        with self._lock:
-            if self._windows.add_window(window):
-                self._latest_windows.append(
-                    LatestWindow(
-                        window["window"],
-                        window["window_end"],
-                        window["product_category"],
-                        window["reviews"],
-                        window["avg_star_rating"],
-                        window["distinct_reviews"],
-                    )
+        self._take("review-metrics", WindowOutput, json_object(record.data), self._window)
+
+    def _window(self, window: Mapping[str, Any]) -> None:
+        if self._windows.add_window(window):
+            self._latest_windows.append(
+                LatestWindow(
+                    window["window"],
+                    window["window_end"],
+                    window["product_category"],
+                    window["reviews"],
+                    window["avg_star_rating"],
+                    window["distinct_reviews"],
                 )
+            )
 
     def anomaly(self, record: Arrived) -> None:
         """Take a record of `rating-anomalies`."""
-        row = json.loads(record.data)
-        with self._lock:
-            if self._anomalies.add_row(row) and row["is_anomaly"]:
-                self._latest_anomalies.appendleft(
-                    LatestAnomaly(
-                        row["event_time"],
-                        row["product_category"],
-                        row["anomaly_score"],
-                        row["event_id"] or "",
-                    )
+        self._take("rating-anomalies", AnomalyOutput, json_object(record.data), self._anomaly)
+
+    def _anomaly(self, row: Mapping[str, Any]) -> None:
+        if self._anomalies.add_row(row) and row["is_anomaly"]:
+            self._latest_anomalies.appendleft(
+                LatestAnomaly(
+                    row["event_time"],
+                    row["product_category"],
+                    row["anomaly_score"],
+                    row["event_id"] or "",
                 )
+            )
 
     def alert(self, message: Mapping[str, Any]) -> None:
         """Take a message of the topic."""
-        with self._lock:
-            if self._anomalies.add_alert(message):
-                self._latest_alerts.appendleft(
-                    LatestAnomaly(
-                        message["event_time"],
-                        message["product_category"],
-                        message["anomaly_score"],
-                        message["event_id"],
-                        message["summary"],
-                    )
+        self._take("the topic of alerts", AlertOutput, message, self._alert)
+
+    def _alert(self, message: Mapping[str, Any]) -> None:
+        if self._anomalies.add_alert(message):
+            self._latest_alerts.appendleft(
+                LatestAnomaly(
+                    message["event_time"],
+                    message["product_category"],
+                    message["anomaly_score"],
+                    message["event_id"],
+                    message["summary"],
                 )
+            )
+
+    def _take(
+        self,
+        place: str,
+        model: type[Output],
+        fields: Mapping[str, Any],
+        note: Callable[[Mapping[str, Any]], object],
+    ) -> None:
+        """Note a record, or that it cannot be read: the summary says so."""
+        found = problem(model, fields)
+        with self._lock:
+            if found is None:
+                try:
+                    note(fields)
+                except ValueError as error:
+                    found = str(error)
+            if found is not None:
+                self._unreadable[place] += 1
+                self._first_unreadable.setdefault(place, found)
 
     def windows_in_cloudwatch(self) -> tuple[dict[str, int], Sequence[str], int, int] | None:
         """Return what to read back with `read_points`; None: nothing.
@@ -269,6 +304,10 @@ class Recorder:
         if len(ledger.acknowledged) != sent:
             words.append(f"{sent} were sent, yet got {len(ledger.acknowledged)} source_ids")
         words += ledger.sending_problems()
+        words += [
+            f"{count} records of {place} are unreadable, the first: {self._first_unreadable[place]}"
+            for place, count in self._unreadable.items()
+        ]
         of_job: dict[str, list[str]] = {}
         contradictions: dict[str, list[str]] = {}
         if self._is_scoring:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from deploy.local.anomalies import AnomalyFigures
 from deploy.local.ledger import ScoringFigures
@@ -85,7 +86,8 @@ class Summary:
         table.add_column()
         table.add_column(justify="right")
         for name, value in self._rows():
-            table.add_row(name, value)
+            # Text, not markup: a dead letter's reason may hold brackets.
+            table.add_row(Text(name), value)
         return table
 
     def _rows(self) -> Iterator[tuple[str, str]]:

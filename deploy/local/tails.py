@@ -1,12 +1,12 @@
 """Threads that follow what arrives: a stream's records, a bucket's lines, a topic's messages."""
 
 import bisect
-import json
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from deploy.local.outputs import json_object
 from deploy.stream_reader import FROM_THE_BEGINNING, ShardCursor, shard_ids
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class ArchiveTail(Tail):
         for key in new:
             body = self._s3.get_object(Bucket=self._bucket, Key=key)["Body"].read()
             for line in body.splitlines():
-                self._take(json.loads(line))
+                self._take(json_object(line))
             bisect.insort(self._keys, key)
         return bool(new)
 
@@ -170,8 +170,8 @@ class ArchiveTail(Tail):
 class QueueTail(Tail):
     """Hands over every message of an SNS topic that a queue is subscribed to, and deletes it there.
 
-    At least once: a message whose deletion fails comes again. `take` gets what was published, which
-    must be JSON, without the envelope that SNS puts around it.
+    At least once: a message whose deletion fails comes again. `take` gets what was published,
+    without the envelope that SNS puts around it; what is not JSON, as `json_object` returns it.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class QueueTail(Tail):
         response = self._sqs.receive_message(QueueUrl=self._queue_url, MaxNumberOfMessages=10)
         messages = response.get("Messages", [])
         for message in messages:
-            self._take(json.loads(json.loads(message["Body"])["Message"]))
+            self._take(json_object(json_object(message["Body"]).get("Message", "")))
         if messages:
             self._sqs.delete_message_batch(
                 QueueUrl=self._queue_url,

@@ -214,8 +214,16 @@ class WindowLedger:
         self.late.add(source_id)
 
     def add_window(self, record: Mapping[str, Any]) -> bool:
-        """Note a record of `review-metrics`; False for one of a window that is known."""
+        """Note a record of `review-metrics`; False for one of a window that is known.
+
+        Raises
+        ------
+        ValueError
+            There are no windows of its length.
+        """
         key, window = _key(record), Window.of(record)
+        if key.window not in map(str, self.sizes):
+            raise ValueError(f"windows of {key.window!r} are not configured")
         if key not in self.published:
             self.published[key] = window
             if key.category == ALL and self._counts_once(key):
@@ -232,9 +240,19 @@ class WindowLedger:
         self.archived[_key(record)] = Window.of(record)
 
     def add_without_points(self, category: str, name: str) -> None:
-        """Note a window whose points CloudWatch did not take; its name is START/END/WINDOW."""
-        start, end, window = name.split("/", 2)
-        self.without_points.add(WindowKey(window, epoch_ms(start), epoch_ms(end), category))
+        """Note a window whose points CloudWatch did not take; its name is START/END/WINDOW.
+
+        Raises
+        ------
+        ValueError
+            The name is another one.
+        """
+        try:
+            start, end, window = name.split("/", 2)
+            key = WindowKey(window, epoch_ms(start), epoch_ms(end), category)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"not the name of a window: {name!r} ({error})") from error
+        self.without_points.add(key)
 
     def add_point(self, point: Point) -> None:
         """Note what was read back from CloudWatch."""

@@ -255,3 +255,54 @@ def test_the_command_says_what_is_wrong(
 def test_the_command_names_a_folder_that_is_missing(tmp_path: Path) -> None:
     result = run(str(tmp_path / "none"))
     assert (result.exit_code, "is no folder" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"window_end": "9999-12-31T23:59:59-23:59"},
+        {"window_end": "2026-09-14T00:00:00"},
+        {"window_end": "2026-09-14T00:00:00Z"},
+        {"window_start": "0001-01-01T00:00:00+23:59"},
+        {"window_start": 1_790_000_000},
+        {"rating_counts": [1, 2]},
+        {"rating_counts": [0, 0, 0, 0, -1]},
+        {"rating_counts": [0, 0, 0, 0, 10**30]},
+        {"rating_counts": ["1", 0, 0, 0, 0]},
+        {"rating_counts": None},
+        {"product_category": ["All"]},
+        {"sketch": None},
+        {"sketch": "#"},
+        {"sketch": "AAAA"},
+        {"terms_sketch": "AAAA"},
+        {"body_length_sketch": 7},
+    ],
+)
+def test_no_line_ends_in_a_traceback(tmp_path: Path, changes: dict[str, object]) -> None:
+    record = json.loads(line(0, 5, range(5))) | changes
+    (tmp_path / "a").write_text(json.dumps(record) + "\n")
+    found = CliRunner().invoke(app, [str(tmp_path), "--by", "1 h"])
+    assert found.exit_code == 1
+    assert isinstance(found.exception, SystemExit)
+    with pytest.raises(ArchiveError, match="not a window"):
+        merged_of([json.dumps(record)], period=timedelta(hours=1))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "null", "{}"])
+def test_a_line_of_another_shape_is_named(text: str) -> None:
+    with pytest.raises(ArchiveError, match="not a window"):
+        merged_of([text])
+
+
+@pytest.mark.parametrize("cut", [5, 20, -1])
+def test_a_truncated_object_is_an_error_in_words(tmp_path: Path, cut: int) -> None:
+    (tmp_path / "a").write_bytes(gzip.compress(line(0, 5, range(5)).encode())[:cut])
+    with pytest.raises(ArchiveError, match="not a window"):
+        list(read_folder(tmp_path, lambda: None))
+
+
+def test_a_category_is_not_markup(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text(line(0, 5, range(5), "[/bold]") + "\n")
+    found = CliRunner().invoke(app, [str(tmp_path), "--by", "category"])
+    assert found.exit_code == 0, found.output
+    assert "[/b" in found.output

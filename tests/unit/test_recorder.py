@@ -1,12 +1,14 @@
 """From records as they are on the streams to counts, the view and the summary."""
 
 import base64
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from deploy.local.jobs import JOBS
 from deploy.local.metrics import AVERAGE, DISTINCT, Point
@@ -302,3 +304,101 @@ def test_alerts_are_shown_above_the_anomalies_that_follow_them() -> None:
     shown = recorder.snapshot("", 0.0, 0, {}).anomalies
     assert shown is not None
     assert [bool(seen.alert) for seen in shown[:2]] == [True, False]
+
+
+OTHER_VALUES = [
+    None,
+    [],
+    {},
+    "",
+    "x",
+    -1,
+    7,
+    10**30,
+    True,
+    float("nan"),
+    "9999-12-31T23:59:59-23:59",
+]
+
+
+def all_takes(recorder: Recorder, record: dict[str, Any]) -> None:
+    for take in (
+        recorder.sent,
+        recorder.scored,
+        recorder.dead_letter,
+        recorder.window,
+        recorder.anomaly,
+    ):
+        take(arrived(record))
+    for take_line in (
+        recorder.s3_raw,
+        recorder.s3_scored,
+        recorder.s3_window,
+        recorder.alert,
+    ):
+        take_line(record)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        scored(0),
+        window("All", "R0"),
+        row(0, is_anomaly=True),
+        ALERT,
+        of(0, stage="late", reason="late"),
+        of(0, stage="publish", reason="denied", source_stream="review-metrics"),
+    ],
+)
+def test_no_record_of_any_stream_ends_the_run(tmp_path: Path, record: dict[str, Any]) -> None:
+    recorder = Recorder(JOBS, "reviews")
+    for name in record:
+        for value in OTHER_VALUES:
+            all_takes(recorder, record | {name: value})
+        all_takes(recorder, {key: value for key, value in record.items() if key != name})
+    recorder.snapshot("", 0.0, 4, {})
+    found = summary(recorder, tmp_path, [])
+    assert any("are unreadable, the first: " in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"\xff", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "not an object"),
+        (b"{}", "source_shard: Field required"),
+    ],
+)
+def test_an_unreadable_record_is_a_problem_of_the_run(
+    tmp_path: Path, data: bytes, expected: str
+) -> None:
+    recorder = Recorder(JOBS, "reviews")
+    fill(recorder)
+    for take in (recorder.scored, recorder.dead_letter, recorder.anomaly):
+        take(Arrived(SHARD, "7", data, MOMENT))
+    problems = summary(recorder, tmp_path).problems
+    assert len(problems) == 3
+    for place, problem in zip(
+        ("scored-reviews", "dead-letters", "rating-anomalies"), problems, strict=True
+    ):
+        assert problem.startswith(f"1 records of {place} are unreadable, the first: ")
+        assert expected in problem
+
+
+def test_a_window_of_a_length_that_is_not_configured_is_unreadable(tmp_path: Path) -> None:
+    recorder = Recorder(JOBS, "reviews")
+    fill(recorder)
+    recorder.window(arrived(window("All", "R0") | {"window": "1 h"}))
+    (problem,) = summary(recorder, tmp_path).problems
+    assert "windows of '1 h' are not configured" in problem
+
+
+def test_a_reason_is_not_markup(tmp_path: Path) -> None:
+    recorder = Recorder(JOBS, "reviews")
+    fill(recorder)
+    recorder.dead_letter(arrived(of(0, stage="parse", reason="[/bold]")))
+    console = Console(file=io.StringIO(), width=100)
+    console.print(summary(recorder, tmp_path).as_table())
+    assert "parse/[/bold]" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -208,3 +208,22 @@ def test_every_message_of_a_topic_is_handed_over_once(aws: boto3.Session) -> Non
     attributes = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     left = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=attributes)["Attributes"]
     assert set(left.values()) == {"0"}
+
+
+def test_what_is_not_an_object_does_not_end_a_tail(aws: boto3.Session) -> None:
+    s3, sqs = aws.client("s3"), aws.client("sqs")
+    s3.create_bucket(Bucket="archive")
+    s3.put_object(Bucket="archive", Key="raw/1", Body=b'{\n[]\n\xff\n{"n": 1}\n')
+    queue_url = sqs.create_queue(QueueName="alerts")["QueueUrl"]
+    for body in ("{", "[]", '{"Message": 7}', '{"Message": "{"}'):
+        sqs.send_message(QueueUrl=queue_url, MessageBody=body)
+    lines: list[Mapping[str, Any]] = []
+    messages: list[Mapping[str, Any]] = []
+    for tail in (
+        ArchiveTail(s3, "archive", "raw/", lines.append, interval_s=0.01),
+        QueueTail(sqs, "alerts", messages.append, interval_s=0.01),
+    ):
+        tail.start()
+        tail.finish()
+    assert [line.get("n") for line in lines] == [None, None, None, 1]
+    assert len(messages) == 4

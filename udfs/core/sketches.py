@@ -2,7 +2,8 @@
 
 All are those of Apache DataSketches (https://datasketches.apache.org): HLL for distinct counts, KLL
 for quantiles, frequent items for terms. Any of its libraries, in whatever language, reads what
-`to_bytes` writes.
+`to_bytes` writes. The library does not check all of what it reads: only bytes that come from
+`to_bytes` are safe, and others may end the process.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
