@@ -14,8 +14,8 @@ CHECKER = $(UV) tool run --quiet --python $(PYTHON) --exclude-newer 2026-11-15 -
 CONTAINER := build/container-venv
 OPERATOR := 1.10.0
 FLINK_CRD := build/operator-$(OPERATOR)/META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml
-FILE = $(if $(COLUMNS),--columns "$(COLUMNS)") $(if $(CATEGORY),--category "$(CATEGORY)")
-OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(FILE) $(if $(RATE),--rate "$(RATE)") \
+FILE_OPTIONS = $(if $(COLUMNS),--columns "$(COLUMNS)") $(if $(CATEGORY),--category "$(CATEGORY)")
+OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(FILE_OPTIONS) $(if $(RATE),--rate "$(RATE)") \
 	$(if $(LIMIT),--limit "$(LIMIT)") $(if $(DURATION),--duration "$(DURATION)") \
 	$(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") $(ARGS)
 
@@ -98,7 +98,7 @@ submit: setup ## submit jobs to that cluster with plain flink run (JOBS=a,b)
 
 # Pickles are read by the libraries that wrote them: those of SageMaker's container.
 container-model: $(CONTAINER)/.setup ## the model as SageMaker's container can read it (DATA=FILE COLUMNS=F=C,.. CATEGORY=NAME)
-	@$(CONTAINER)/bin/python -m deploy.model.train --output build/container-model $(if $(DATA),"$(DATA)" $(FILE))
+	@$(CONTAINER)/bin/python -m deploy.model.train --output build/container-model $(if $(DATA),"$(DATA)" $(FILE_OPTIONS))
 
 stop: build/.setup ## end that cluster
 	@$(BIN)/python -m deploy.local stop

@@ -65,6 +65,42 @@ def test_the_generators_options_reach_it(started: list[tuple[Any, ...]]) -> None
     assert len({record.burst for record in records}) > 3
 
 
+def test_a_files_options_reach_the_replay(started: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("ID,TEXT\n7,Fine.\n")
+    options = ["--reviews", str(path), "--columns", "review_id=ID,review_body=TEXT"]
+    assert call("run", *options, "--category", "Books").exit_code == 0
+    (record,) = started[0][2]
+    assert (record.review_id, record.product_category) == ("7", "Books")
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["--columns", "id=ID,review_body=A+B"], ["give --reviews"]),
+        (["--reviews", "FILE"], ["found: ", "columns ID, TEXT", "--columns review_id=ID"]),
+        (
+            ["--reviews", "FILE", "--columns", "id=ID,review_body=A+B"],
+            ["no field 'id'", "review_body is one column", "review_id is missing"],
+        ),
+        (
+            ["--reviews", "FILE", "--columns", "review_id=Key,review_body=TEXT"],
+            ["lacks Key", "--category", "columns ID, TEXT"],
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_starts_nothing(
+    started: list[tuple[Any, ...]], tmp_path: Path, options: list[str], messages: list[str]
+) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("ID,TEXT\n7,Fine.\n")
+    result = call("run", *(str(path) if option == "FILE" else option for option in options))
+    assert result.exit_code == 2
+    for message in messages:
+        assert message in result.stderr
+    assert started == []
+
+
 def test_a_run_that_does_not_reconcile_ends_with_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "carry_through", lambda *_: summary("1 neither scored nor dead"))
     assert call("run").exit_code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -264,6 +265,57 @@ def test_a_status_that_is_not_read_in_a_terminal_is_complete(
     for name in ("parallelism", "restarts", "behind", "review_scoring"):
         assert name in shown
     assert "…" not in shown
+
+
+def test_a_file_that_is_cut_off_is_sent_as_far_as_it_goes(
+    world: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", tmp_path / "sent.jsonl")
+    path = tmp_path / "reviews.tsv.gz"
+    rows = [f"R{n}\tGift_Card\t5\tbody {n}\n" for n in range(20)]
+    path.write_bytes(gzip.compress("".join(rows).encode(), mtime=0)[:-12])
+    result = call("send", str(path), "--dry-run")
+    assert result.exit_code == Exit.FAILED
+    sent = len((tmp_path / "sent.jsonl").read_text().splitlines())
+    assert 0 < sent < 20
+    assert f"sending ended after {sent} reviews" in result.stderr
+    assert f"the gzip data are damaged: they are cut off; {sent} rows" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_what_is_left_out_of_a_file_is_said(
+    world: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", tmp_path / "sent.jsonl")
+    path = tmp_path / "reviews.tsv.gz"
+    path.write_bytes(gzip.compress(b"R1\tGift_Card\t5\tNice.\n") + b"more")
+    result = call("send", str(path), "--dry-run")
+    assert result.exit_code == 0
+    assert "4 bytes after the end of the compressed data were ignored" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["send", "train"])
+def test_a_file_without_reviews_is_refused_before_anything(
+    world: FakeAws, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("ID,TEXT\n7,Fine.\n")
+    result = call(command, str(path), "--dry-run")
+    assert result.exit_code == Exit.WRONG_INPUT
+    assert "columns ID, TEXT" in result.stderr
+    assert "PutRecords" not in result.stdout
+    assert "make container-model" not in result.stdout
+
+
+def test_training_hands_the_columns_on(tmp_path: Path) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("ID,TEXT\n7,Fine.\n")
+    columns = "review_id=ID,review_body=TEXT"
+    options = ["--columns", columns, "--category", "Books", "--dry-run"]
+    here = call("train", str(path), *options).stdout
+    assert f"DATA={path} COLUMNS={columns} CATEGORY=Books" in here
+    there = call("train", str(path), *options, "--on-sagemaker").stdout
+    assert columns in there
 
 
 def test_an_update_ends_with_0(world: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:

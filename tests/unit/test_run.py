@@ -1,9 +1,12 @@
 """A run's own logic, over streams in memory and a cluster that only pretends."""
 
+import gzip
 import io
 import itertools
 import json
+import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,7 @@ from deploy.local.cluster import Failure, FlinkClientError
 from deploy.local.pipeline import RunError
 from deploy.local.process import PartDiedError
 from deploy.local.records import Outgoing, partition_key
+from deploy.local.replay import NO_OPTIONS, Replay, replay
 from deploy.local.run import RunOptions
 from deploy.local.sample import load_sample
 from deploy.local.stack import BUCKET, StackInfo
@@ -125,6 +129,14 @@ def carry_through(
     return run_module.run(options, CONFIG, records, console), output.getvalue()
 
 
+class SlowReplay(Replay):
+    """Long enough for the view to see it."""
+
+    def __next__(self) -> Outgoing:
+        time.sleep(0.1)
+        return super().__next__()
+
+
 def written(stack: Stack) -> dict[str, Any]:
     document: dict[str, Any] = json.loads((stack.info.run_dir / "summary.json").read_text())
     return document
@@ -190,6 +202,24 @@ def test_a_drained_job_is_not_taken_for_one_that_has_failed(stack: Stack) -> Non
     stack.cluster.job_state = lambda job_id: "FINISHED" if job_id in stopped else "RUNNING"
     _, output = carry_through(stack, map(outgoing, range(5)), only=jobs.JOBS)
     assert output.count(": drained") == 3
+
+
+def test_a_file_that_is_cut_off_is_sent_as_far_as_it_goes_and_drained(stack: Stack) -> None:
+    path = stack.info.run_dir / "cut.tsv.gz"
+    rows = [f"R{n}\tGift_Card\t5\tbody {n}\n" for n in range(2_000)]
+    path.write_bytes(gzip.compress("".join(rows).encode(), mtime=0)[:-2_000])
+    summary, output = carry_through(stack, replay(path, "json"))
+    assert 0 < summary.sent < 2_000
+    assert f"{summary.sent:,} rows before that were read" in summary.problems[0]
+    assert "review_scoring: drained" in output
+    assert not summary.reconciled
+
+
+def test_a_file_shows_how_far_it_is(stack: Stack) -> None:
+    path = stack.info.run_dir / "reviews.tsv"
+    path.write_text("R1\tGift_Card\t5\tNice.\n" * 3)
+    _, output = carry_through(stack, SlowReplay(path, "json", NO_OPTIONS))
+    assert re.search(r"sending \d+% of 0\.0 MB, \d rows.*, 00:00: reviews", output)
 
 
 def test_nothing_is_sent_before_every_job_runs(stack: Stack) -> None:

@@ -95,6 +95,18 @@ def test_the_limit_ends_it(kinesis: Any, tmp_path: Path) -> None:
     assert sender.sent == stored(kinesis) == 7
 
 
+def test_what_came_before_an_error_is_sent(kinesis: Any, tmp_path: Path) -> None:
+    def cut_off() -> Iterator[Outgoing]:
+        yield from map(outgoing, range(7))
+        raise ValueError("the file ends here")
+
+    sender = Sender(kinesis, "reviews", cut_off(), tmp_path / "truth.jsonl", rate_per_s=None)
+    sender.start()
+    sender.join(60)
+    assert sender.sent == stored(kinesis) == 7
+    assert str(sender.error) == "the file ends here"
+
+
 class Time:
     """Passes only while one waits."""
 

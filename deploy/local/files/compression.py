@@ -172,8 +172,8 @@ class Content:
             file is no text but an archive: at once.
         """
         self.read_bytes = self.trailing_bytes = 0
-        chunks: Iterator[bytes] = filter(None, self._decompressed())
-        first = next(chunks, b"")
+        chunks: Iterator[bytes] = self._decompressed()
+        first, damage = _head(chunks)
         for offset, magic, name in _UNREADABLE:
             if first.startswith(magic, offset):
                 raise DamagedDataError(f"it is {name}, to be unpacked or converted first")
@@ -181,6 +181,8 @@ class Content:
         self.kind = f"{self._name}, {encoding.upper()}"
         chunks = itertools.chain([first.removeprefix(mark)], chunks)
         yield from chunks if encoding == "utf-8" else _transcoded(chunks, encoding)
+        if damage is not None:
+            raise damage
 
     def _pieces_of_file(self) -> Iterator[bytes]:
         with self._path.open("rb") as file:
@@ -223,15 +225,25 @@ class Content:
             raise DamagedDataError(f"the {self._name} data are damaged: they are cut off")
 
 
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, DamagedDataError | None]:
+    """Return enough of a beginning to tell what it is, or all there is and what ended it."""
+    head = b""
+    try:
+        while len(head) < _SAMPLE_BYTES and (chunk := next(chunks, None)) is not None:
+            head += chunk
+    except DamagedDataError as error:
+        return head, error
+    return head, None
+
+
 def _encoding(first: bytes) -> tuple[bytes, str]:
     """Return the byte order mark and the encoding of what begins so."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if first.startswith(mark):
             return mark, encoding
-    sample = first[:_SAMPLE_BYTES]
-    zeros = [sample[0::2].count(0), sample[1::2].count(0)]
+    zeros = [first[0::2].count(0), first[1::2].count(0)]
     for zero, other, encoding in ((1, 0, "utf-16-le"), (0, 1, "utf-16-be")):
-        if zeros[zero] * 4 > len(sample) and zeros[other] * 8 < zeros[zero]:
+        if zeros[zero] * 4 > len(first) and zeros[other] * 8 < zeros[zero]:
             return b"", encoding
     return b"", "utf-8"
 
