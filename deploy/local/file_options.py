@@ -8,9 +8,7 @@ import typer
 
 from deploy.local.files.layouts import FileOptions, parse_columns
 
-FILE_HELP = (
-    "JSON lines, JSON, TSV or CSV, plain or .gz, .bz2, .zst; see the README for the columns."
-)
+FILE_HELP = "JSON lines, JSON, TSV or CSV, plain or .gz, .bz2, .zst; columns: docs/files.md."
 ColumnsOption = Annotated[
     str | None,
     typer.Option(

@@ -1,8 +1,12 @@
+import bz2
 import gzip
+import itertools
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -266,3 +270,33 @@ def test_the_samples_are_read_whole(name: str, rows: int, fives: int, format: Re
     assert len(records) == rows
     assert sum(record.star_rating == 5 for record in records) == fives
     assert all(isinstance(parsed(record, format), tuple) for record in records)
+
+
+@pytest.mark.parametrize("shape", ["line", "quote", "bomb.gz", "bomb.bz2", "bomb.zst", "object"])
+def test_memory_is_bounded_whatever_a_row_is_like(tmp_path: Path, shape: str) -> None:
+    rows = "\n".join([FOUR.replace("\t", ","), "R1,Gift_Card,5,one", "R2,Gift_Card,5,two", ""])
+    long = b"x" * (24 * 2**20)
+    path = tmp_path / shape
+    compress = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": zstandard.compress}
+    data = {
+        "line": rows.encode() + long + b"\nR3,Gift_Card,5,three\n",
+        # Opened, and closed by nothing for longer than a row may be.
+        "quote": rows.encode() + b'R9,Gift_Card,5,"' + long.replace(b"xxxxxxxx", b"xxxxxxx\n"),
+        "object": b'{"review_id": "R1", "product_category": "C", "review_body": "x"}\n{"a": "'
+        + long,
+    }.get(shape, rows.encode() + long)
+    path.write_bytes(compress.get(path.suffix, bytes)(data))
+    del data, long
+    records = replay(path, "json")
+    first = next(records)
+    tracemalloc.start()
+    try:
+        seen = sum(1 for _ in itertools.islice(records, 200))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert first.review_id == "R1"
+    assert seen > 0
+    assert peak < 48 * 2**20
+    if shape != "quote":
+        assert "were given up" in records.notes[0]

@@ -15,8 +15,8 @@ from typing import Protocol
 import zstandard
 
 CHUNK_BYTES = 64 * 1024
-# 512 bytes of Zstandard can become 16 MiB.
-_ZSTD_PIECE_BYTES = 512
+# Which can become 8 MiB: a block of 128 KiB takes four bytes.
+_ZSTD_PIECE_BYTES = 256
 _SAMPLE_BYTES = 4096
 
 _BYTE_ORDER_MARKS = (

@@ -41,14 +41,17 @@ def lines(chunks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
 def _physical_lines(chunks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
     rest = b""
     for chunk in chunks:
+        if end not in chunk:
+            if len(rest) <= MAX_ROW_BYTES:
+                rest += chunk
+            continue
         text = rest + chunk
         # In the middle too: files are put one after the other.
         if _BYTE_ORDER_MARK in text:
             text = text.removeprefix(_BYTE_ORDER_MARK).replace(end + _BYTE_ORDER_MARK, end)
         *whole, rest = text.split(end)
         yield from whole
-        rest = rest[: MAX_ROW_BYTES + 1]
-    if rest:
+    if rest := rest.removeprefix(_BYTE_ORDER_MARK):
         yield rest
 
 
