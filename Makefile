@@ -14,7 +14,10 @@ CHECKER = $(UV) tool run --quiet --python $(PYTHON) --exclude-newer 2026-11-15 -
 CONTAINER := build/container-venv
 OPERATOR := 1.10.0
 FLINK_CRD := build/operator-$(OPERATOR)/META-INF/fabric8/flinkdeployments.flink.apache.org-v1.yml
-FILE_OPTIONS = $(if $(COLUMNS),--columns "$(COLUMNS)") $(if $(CATEGORY),--category "$(CATEGORY)")
+# The environment's COLUMNS is the width of the terminal.
+FILE_OPTIONS = $(if $(filter command,$(origin COLUMNS)),--columns "$(COLUMNS)") \
+	$(if $(CATEGORY),--category "$(CATEGORY)")
+unexport COLUMNS
 OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(FILE_OPTIONS) $(if $(RATE),--rate "$(RATE)") \
 	$(if $(LIMIT),--limit "$(LIMIT)") $(if $(DURATION),--duration "$(DURATION)") \
 	$(if $(SEED),--seed "$(SEED)") $(if $(JOBS),--jobs "$(JOBS)") $(ARGS)
