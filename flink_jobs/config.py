@@ -38,6 +38,7 @@ from udfs.core.parsing import ParsingOptions, ReviewFormat
 from udfs.core.publishing import PublishingOptions, longest_s
 from udfs.core.scored_records import MAX_LEAD_S
 from udfs.core.scoring import isolation_s
+from udfs.core.splitting import separate
 from udfs.core.watermarks import WatermarkOptions
 from udfs.core.windows import WindowSpec, parse_windows
 
@@ -140,6 +141,12 @@ class ReviewsConfig(Group):
     max_event_lead_s: float = Field(5.0, ge=0, le=MAX_LEAD_S)
     require_time_zone: bool = False
     several_per_record: bool = False
+
+    def separate(self, payload: bytes) -> list[tuple[bytes, int | None]]:
+        """Return the reviews of a record, each with its place in it: see `splitting.separate`."""
+        if not self.several_per_record:
+            return [(payload, None)]
+        return separate(payload, self.parsing_options())
 
     def parsing_options(self) -> ParsingOptions:
         """Return what the parser needs."""

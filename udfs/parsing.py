@@ -18,7 +18,7 @@ from pyflink.table.udf import (
 from udfs.core.categories import Categories, CategoryOptions
 from udfs.core.parsing import ParsingOptions, Review, parse
 from udfs.core.source_ids import source_part
-from udfs.core.splitting import split
+from udfs.core.splitting import separate
 
 logger = logging.getLogger(__name__)
 
@@ -147,11 +147,7 @@ class SplitRecords(TableFunction):  # type: ignore[misc]  # PyFlink is untyped
 
     def eval(self, payload: bytes | None) -> Iterator[tuple[bytes, int | None]]:
         """Split a record."""
-        pieces = split(payload or b"", self._options)
-        if len(pieces) == 1:
-            yield pieces[0], None
-        else:
-            yield from zip(pieces, range(len(pieces)), strict=True)
+        yield from separate(payload, self._options)
 
 
 def split_record(options: ParsingOptions) -> UserDefinedTableFunctionWrapper:

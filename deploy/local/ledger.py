@@ -5,7 +5,7 @@ again in the same place) is counted and dropped.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -147,10 +147,12 @@ class Ledger:
 
     def sending_problems(self) -> list[str]:
         """Name where the stream holds other records than the sender knows of."""
+        # The sender knows of records, each of which may hold several reviews.
+        acknowledged, sent = _records(self.acknowledged), _records(self.sent)
         return _in_words(
             {
-                "acknowledged, yet not in the stream": self.acknowledged - self.sent,
-                "in the stream, yet not acknowledged": self.sent - self.acknowledged,
+                "acknowledged, yet not in the stream": acknowledged - sent,
+                "in the stream, yet not acknowledged": sent - acknowledged,
             }
         )
 
@@ -202,6 +204,10 @@ class Ledger:
         if fate == "scored":
             return source_id in self.scored and source_id not in self.dead
         return source_id not in self.scored and self.dead.get(source_id) == ("parse", fate)
+
+
+def _records(reviews: Collection[SourceId]) -> set[SourceId]:
+    return {review._replace(part="") for review in reviews}
 
 
 def _in_words(problems: Mapping[str, set[SourceId] | set[DeadLetter]]) -> list[str]:

@@ -41,6 +41,7 @@ class OfReview(Output):
 
     source_shard: str
     source_sequence_number: str
+    source_part: str | None
 
 
 class ScoredOutput(OfReview):

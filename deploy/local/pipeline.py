@@ -105,7 +105,11 @@ class Pipeline:
         self._overrides = overrides
         self._scored_shards = scored_shards
         self.recorder = Recorder(
-            job_names, config.reviews.stream, config.windows.lg_k, config.windows.sizes
+            job_names,
+            config.reviews.stream,
+            config.windows.lg_k,
+            config.windows.sizes,
+            config.reviews.separate,
         )
         self._truth_path = stack.info.run_dir / TRUTH
         # One attempt a call: a second one might put records in twice.

@@ -45,6 +45,8 @@ class Recorder:
         Of the windows' sketches.
     sizes
         Which windows there are.
+    separate
+        Returns the reviews of a record that was sent, each with its place in it.
     """
 
     def __init__(
@@ -53,7 +55,11 @@ class Recorder:
         reviews_stream: str,
         lg_k: int = 12,
         sizes: Sequence[WindowSpec] = parse_windows("5 s"),
+        separate: Callable[[bytes], Iterable[tuple[bytes, int | None]]] = lambda data: (
+            (data, None),
+        ),
     ) -> None:
+        self._separate = separate
         self._lock = threading.Lock()
         self._ledger = Ledger(reviews_stream)
         self._windows = WindowLedger(lg_k, sizes)
@@ -72,9 +78,10 @@ class Recorder:
     def sent(self, record: Arrived) -> None:
         """Take a record of `reviews`."""
         with self._lock:
-            self._ledger.add_sent(
-                SourceId(record.shard, record.sequence_number, source_part(record.data))
-            )
+            for review, place in self._separate(record.data):
+                self._ledger.add_sent(
+                    SourceId(record.shard, record.sequence_number, source_part(review, place))
+                )
 
     def scored(self, record: Arrived) -> None:
         """Take a record of `scored-reviews`."""

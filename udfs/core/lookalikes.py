@@ -16,7 +16,7 @@ from udfs.core.json_sequences import MAX_OBJECTS, TooManyObjectsError, object_sl
 _REVIEW_FIELDS = ("review_id", "product_category", "review_body")
 
 _SIGNATURES = (
-    (b"\xf3\x89\x9a\xc2", "an aggregate of the Kinesis Producer Library", "turn aggregation off"),
+    (b"\xf3\x89\x9a\xc2", "a damaged aggregate of the Kinesis Producer Library", "send it again"),
     (b"\x1f\x8b", "gzip data", "send it uncompressed"),
     (b"\x28\xb5\x2f\xfd", "Zstandard data", "send it uncompressed"),
     (b"BZh", "bzip2 data", "send it uncompressed"),
@@ -35,6 +35,7 @@ _ZLIB_STARTS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _UTF_16_START = re.compile(rb"(?:[\t-~]\x00){4}|(?:\x00[\t-~]){4}")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{16,}+={0,2}")
 _CSV_START = re.compile(r'(?:"[^"\n]*"|[^\s,"]+),(?:"[^"\n]*"|[^,"\n]*),')
+_SEVERAL = "send one a record, or set the property `reviews.several_per_record`"
 _KEY_LIMIT = 10
 _MAX_NODES = 200
 
@@ -138,9 +139,9 @@ def _of_json(text: str, format: str) -> str | None:
         return f"it holds more than {MAX_OBJECTS} JSON objects: send one a record"
     value = _decoded(text)
     if isinstance(value, list):
-        return f"it looks like a JSON array of {len(value)}: send each object in its own record"
+        return f"it looks like a JSON array of {len(value)}: {_SEVERAL}"
     if objects > 1:
-        return f"it holds {objects} JSON objects: send one a record"
+        return f"it holds {objects} JSON objects: {_SEVERAL}"
     if isinstance(value, dict) and format == "tsv":
         return "it looks like a JSON object: set the property `reviews.format` to json"
     if isinstance(value, str):
@@ -176,7 +177,7 @@ def _of_text(text: str, format: str) -> str | None:
     if columns == 3 and format == "json":
         return "it looks like a TSV line: set the property `reviews.format` to tsv"
     if columns == 3 and len(lines) > 1:
-        return f"it looks like {len(lines)} lines: send one a record"
+        return f"it looks like {len(lines)} lines: {_SEVERAL}"
     if columns > 1 and format == "json":
         return f"it looks like TSV with {columns} columns"
     if _CSV_START.match(lines[0]):

@@ -42,6 +42,22 @@ def split(payload: bytes | None, options: ParsingOptions) -> list[bytes]:
     return parts or [whole]
 
 
+def separate(payload: bytes | None, options: ParsingOptions) -> list[tuple[bytes, int | None]]:
+    r"""Return the reviews of a record as `split` does, each with its place in the record.
+
+    The place counts from 0. It is None for a record that is one review, or cannot be split.
+
+    >>> separate(b'{"a": 1}{"a": 2}', ParsingOptions())
+    [(b'{"a": 1}', 0), (b'{"a": 2}', 1)]
+    >>> separate(b'{"a": 1}', ParsingOptions())
+    [(b'{"a": 1}', None)]
+    """
+    parts = split(payload, options)
+    if len(parts) == 1:
+        return [(parts[0], None)]
+    return [(part, place) for place, part in enumerate(parts)]
+
+
 def _objects(payload: bytes) -> list[bytes]:
     # One brace at the end: an object without others, as most records are.
     if payload.startswith(b"{") and payload.find(b"}") == len(payload) - 1:
