@@ -69,7 +69,7 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         self._other_reviews = metrics.counter("other_reviews")
 
     def eval(
-        self, payload: pd.Series, arrival_time: pd.Series, position: pd.Series
+        self, payload: pd.Series, arrival_time: pd.Series, position: pd.Series | None
     ) -> pd.DataFrame:
         """Parse an Arrow batch, in row order."""
         options, categories = self._options, self._categories
@@ -77,7 +77,9 @@ class ParseReviews(ScalarFunction):  # type: ignore[misc]  # PyFlink is untyped
         # Arrow hands over datetime64[ns]; `as_unit` also takes other resolutions.
         arrival_ms = arrival_time.dt.tz_convert(None).dt.as_unit("ms").astype("int64")
         rows: list[tuple[object, ...]] = []
-        for data, at_ms, place in zip(payload, arrival_ms, position.tolist(), strict=True):
+        # A literal NULL comes as None, not as a column.
+        places = [None] * len(payload) if position is None else position.tolist()
+        for data, at_ms, place in zip(payload, arrival_ms, places, strict=True):
             parsed = parse(data, at_ms, options)
             # Pandas has NULL among whole numbers as a NaN.
             part = source_part(data, None if place is None or place != place else int(place))

@@ -140,7 +140,7 @@ def parsed(
     frame = function.eval(
         pd.Series([*payloads, b"{"], dtype=object),
         pd.Series([ARRIVAL] * (len(payloads) + 1)),
-        pd.Series([None] * (len(payloads) + 1), dtype=object),
+        None,
     )
     assert frame.columns.tolist() == PARSED_REVIEW.field_names()
     return frame.to_dict("records")

@@ -16,7 +16,9 @@ import pandas as pd
 import pytest
 
 from flink_jobs.config import MAX_BUNDLE_BYTES, ApplicationConfig, ReviewsConfig
+from tests.unit.flink_context import FakeContext
 from udfs.anomaly import GatherReviews
+from udfs.core.categories import CategoryOptions
 from udfs.core.codec import CODECS
 from udfs.core.invocations import Answer, ScoringOptions
 from udfs.core.parsing import ParsingOptions
@@ -100,13 +102,17 @@ def numbers(rows: int) -> pd.Series:
 
 def parse(rows: int) -> Callable[[], object]:
     payloads, arrived = bundle_of(rows, review), arrivals(rows)
-    function = ParseReviews(ParsingOptions(max_body_bytes=BODY_BYTES))
-    return lambda: function.eval(payloads, arrived)
+    function = ParseReviews(ParsingOptions(max_body_bytes=BODY_BYTES), CategoryOptions())
+    function.open(FakeContext())
+    return lambda: function.eval(payloads, arrived, None)
 
 
 def digest(rows: int) -> Callable[[], object]:
     payloads = bundle_of(rows, review)
-    return lambda: DigestPayloads().eval(payloads)
+    # With this budget every payload stays as long as it may be.
+    function = DigestPayloads(bytes_per_s=1e12)
+    function.open(FakeContext())
+    return lambda: function.eval(payloads)
 
 
 def score(rows: int) -> Callable[[], object]:
