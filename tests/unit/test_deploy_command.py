@@ -278,7 +278,7 @@ def test_a_file_that_is_cut_off_is_sent_as_far_as_it_goes(
     assert result.exit_code == Exit.FAILED
     sent = len((tmp_path / "sent.jsonl").read_text().splitlines())
     assert 0 < sent < 20
-    assert f"sending ended after {sent} reviews" in result.stderr
+    assert f"sending stopped after {sent} reviews" in result.stderr
     assert f"the gzip data are damaged: they are cut off; {sent} rows" in result.stderr
     assert "Traceback" not in result.output
 
