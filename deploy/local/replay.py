@@ -1,8 +1,8 @@
 """Real files of reviews as records of the `reviews` stream.
 
-What a file holds is told by its content: see `deploy.local.files`, of which `compression` knows
-gzip, bzip2, Zstandard and UTF-16, `rows` JSON and delimited text, `layouts` the columns of known
-data sets, and `shape` finds out what is what.
+A file's format is detected from its content, by the modules of `deploy.local.files`: `compression`
+reads gzip, bzip2, Zstandard and UTF-16, `rows` reads JSON and delimited text, `layouts` has the
+columns of known data sets, and `shape` chooses among them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from udfs.core.parsing import ReviewFormat
 
 
 class DamagedFileError(ValueError):
-    """A file that could not be read to its end; the message says how far it was."""
+    """A file that could not be read to its end; the message has the number of rows read."""
 
 
 class Replay(Iterator[Outgoing]):
-    """The records of a file, and how far it was read.
+    """Records of a file, and the progress of reading it.
 
     Attributes
     ----------
     path
         The file.
     rows
-        How many were read, broken ones included.
+        Number of rows read, broken ones included.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Replay(Iterator[Outgoing]):
         shape = detect(content, path, options, format)
         self._content = content
         self._too_long = 0
+        self._drops_event_times = format == "tsv" and "event_time" in shape.layout.columns
         self._records = shape.records(content.chunks())
 
     def __next__(self) -> Outgoing:
@@ -68,7 +69,7 @@ class Replay(Iterator[Outgoing]):
         return record
 
     def progress(self, limit: int | None = None) -> str:
-        r"""Return how far it is, of `limit` rows at most, and the time left, for people.
+        r"""Return progress and the time left as text; `limit` is the number of rows to be read.
 
         >>> import tempfile
         >>> with tempfile.NamedTemporaryFile(suffix=".tsv") as file:
@@ -91,8 +92,13 @@ class Replay(Iterator[Outgoing]):
 
     @property
     def notes(self) -> list[str]:
-        """What was left out of a file that is no row, in words."""
+        """Notes on content of the file that was not sent."""
         notes = []
+        if self._drops_event_times:
+            notes.append(
+                f"{self.path}: event times were not sent, because records of the format tsv have"
+                " none"
+            )
         if self._content.trailing_bytes:
             notes.append(
                 f"{self.path}: {self._content.trailing_bytes:,} bytes after the end of the"
@@ -109,25 +115,26 @@ class Replay(Iterator[Outgoing]):
 def replay(path: Path, format: ReviewFormat, options: FileOptions = NO_OPTIONS) -> Replay:
     """Read a file of reviews row by row; memory is bounded by its longest row, of 4 MiB at most.
 
-    - A row of known columns becomes a record of `format` without event time: the arrival time
-      counts. Only an `event_time` of the file's own, or one named in the options, is sent. What is
-      wrong inside a field stays wrong.
+    - A row of known columns becomes a record of `format`. Faults inside fields are kept.
+    - Its event time is the value of the column `event_time`, or of the one named in the options.
+      Without such a column, and always where `format` is `tsv`, the record has no event time: the
+      arrival time counts. `Replay.notes` says where event times are left out for that reason.
     - A JSON row that holds the fields of the stream is sent as it is, its own event time included,
       when `format` is `json`; only a row with a `star_rating` is written anew, because records must
       not hold the truth.
     - Any other row is sent as its bytes (without the line end), to be dead-lettered; also one too
       large for Kinesis, which the sender refuses. A row of more than 4 MiB is cut and counted
       among `Replay.notes`.
-    - Empty lines and header lines, in the middle too, are no rows.
+    - Empty lines and header lines are skipped, also in the middle of a file.
 
     Parameters
     ----------
     path
         The file.
     format
-        Of the records, whatever the shape of the file.
+        Format of the records, independent of the format of the file.
     options
-        Columns and category, where the file is none of the known data sets.
+        Columns and category, where the file has another layout than the known data sets.
 
     Returns
     -------

@@ -1,7 +1,6 @@
-"""Which columns of a file, or keys of its objects, are those of a review.
+"""Layouts of files: the columns, or keys of JSON objects, that hold the fields of a review.
 
-A field of the stream may be made of several columns: the review id of the public sets, which have
-none, is a digest of user, item and time.
+A review id may be made of several columns: the public sets have none, so theirs is a digest.
 """
 
 from __future__ import annotations
@@ -24,33 +23,69 @@ REQUIRED = FIELDS[:3]
 Columns = Mapping[str, tuple[str, ...]]
 """Fields of a review to the columns that they are made of."""
 
-_PUBLIC: dict[str, Columns] = {
-    "the Amazon reviews of 2018": {
-        "review_id": ("reviewerID", "asin", "unixReviewTime"),
-        "review_body": ("reviewText",),
-        "star_rating": ("overall",),
-    },
-    "the Amazon reviews of 2023": {
-        "review_id": ("user_id", "asin", "timestamp"),
-        "review_body": ("text",),
-        "star_rating": ("rating",),
-    },
-}
+
+@dataclass(frozen=True)
+class _PublicSet:
+    """Columns of a public set; of the alternatives of `items`, the first that a file has counts."""
+
+    name: str
+    user: str
+    items: tuple[str, ...]
+    time: str
+    body: str
+    rating: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.user, *self.items, self.time, self.body, self.rating)
+
+    def fields(self, spelt: Collection[str]) -> Columns | None:
+        """Return the columns of a review's fields; None where the file has another layout."""
+        item = next((name for name in self.items if normal(name) in spelt), None)
+        if item is None or _missing({"": (self.body, self.rating)}, spelt):
+            return None
+        key = tuple(name for name in (self.user, item, self.time) if normal(name) in spelt)
+        return {
+            # User, item and time identify a review; with fewer, its text has to.
+            "review_id": key if len(key) == 3 else (*key, self.body),
+            "review_body": (self.body,),
+            "star_rating": (self.rating,),
+        }
+
+
+_PUBLIC = (
+    _PublicSet(
+        name="the Amazon reviews of 2018",
+        user="reviewerID",
+        items=("asin",),
+        time="unixReviewTime",
+        body="reviewText",
+        rating="overall",
+    ),
+    _PublicSet(
+        name="the Amazon reviews of 2023",
+        user="user_id",
+        items=("asin", "parent_asin"),
+        time="timestamp",
+        body="text",
+        rating="rating",
+    ),
+)
 _ID_DIGITS = 32
 _SUFFIXES = {".gz", ".bz2", ".zst", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt"}
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What is told about a file, because its content does not say it.
+    """Options that describe a file where its content does not.
 
     Attributes
     ----------
     columns
         See `parse_columns`; None: a known layout.
     category
-        Of the reviews of a file without a column for it; None: the public sets have one file a
-        category, named after it.
+        Category of the reviews of a file without a column for it; None: in the public sets, which
+        have one file per category, the name of the file.
     """
 
     columns: Columns | None = None
@@ -103,12 +138,20 @@ _DECORATION = str.maketrans("", "", " \t\u00a0_-\"'\ufeff")
 
 
 def normal(name: str) -> str:
-    """Return a column's name without what differs from one tool to the next.
+    """Return a column's name without case, spaces, `_`, `-` and quotes.
 
     >>> normal(" Review ID"), normal('"review-id"'), normal("reviewId")
     ('reviewid', 'reviewid', 'reviewid')
     """
     return name.translate(_DECORATION).lower()
+
+
+KNOWN_NAMES = frozenset(
+    normal(name)
+    for names in (COLUMNS, FIELDS, *(known.columns for known in _PUBLIC))
+    for name in names
+)
+"""Names of the columns of all known layouts, as `normal` returns them."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +192,14 @@ def find_layout(names: Sequence[str], path: Path, options: FileOptions) -> Layou
     spelt = {normal(name): name for name in reversed(names)} | {name: name for name in names}
     if options.columns is not None:
         return _layout("the columns given", options.columns, spelt, options.category)
-    for known, columns in _PUBLIC.items():
-        # Rows may hold the fields of the stream beside their own.
-        if "reviewbody" not in spelt and not _missing(columns, spelt):
-            if "productcategory" in spelt:
-                columns = {**columns, "product_category": ("product_category",)}
-                return _layout(known, columns, spelt, options.category)
-            return _layout(known, columns, spelt, options.category or category_of(path))
-    own = {field: (field,) for field in FIELDS if field in REQUIRED or normal(field) in spelt}
+    there: Columns = {field: (field,) for field in FIELDS if normal(field) in spelt}
+    for known in _PUBLIC:
+        if "review_body" not in there and (columns := known.fields(spelt)):
+            # Rows may hold other fields of the stream beside their own.
+            columns = {**columns, **there}
+            named_after = None if "product_category" in there else category_of(path)
+            return _layout(known.name, columns, spelt, options.category or named_after)
+    own = {**{field: (field,) for field in REQUIRED}, **there}
     if options.category and "productcategory" not in spelt:
         del own["product_category"]
     return _layout("the fields of the stream", own, spelt, options.category)
@@ -197,7 +240,7 @@ def category_of(path: Path) -> str:
 
 
 def digest(parts: Sequence[str]) -> str:
-    """Return the id of a review that has none: 32 hexadecimal digits of what tells it apart.
+    """Return the id of a review that has none: 32 hexadecimal digits of a hash of `parts`.
 
     >>> digest(["A1", "B0009X", "1588687728923"])
     '9d7167df86be870fa49ebd3ad4303f57'

@@ -8,7 +8,7 @@ from typing import Any
 
 from deploy.local.files.layouts import (
     FIELDS,
-    FOUR_COLUMNS,
+    KNOWN_NAMES,
     REQUIRED,
     FileOptions,
     Layout,
@@ -18,12 +18,10 @@ from deploy.local.files.layouts import (
     normal,
 )
 from deploy.local.files.rows import Row
-from deploy.local.generator import COLUMNS
 from deploy.local.records import Outgoing, encode, partition_key, to_json
 from udfs.core.parsing import ReviewFormat
 
 _RECORD_FIELDS = (*REQUIRED, "event_time")
-_FIRST_COLUMNS = {normal(name) for name in (*COLUMNS, *FOUR_COLUMNS)}
 
 _Take = Callable[[Callable[[Any], object]], dict[str, object]]
 """Reads the fields of a review out of a row, given what reads one of its columns."""
@@ -56,7 +54,7 @@ def of_lines(
     path: Path,
     options: FileOptions,
 ) -> Iterator[Outgoing]:
-    """Yield a record for each row of fields that is no header; each header renames the columns.
+    """Yield a record for each row except headers; each header renames the columns.
 
     Parameters
     ----------
@@ -67,7 +65,7 @@ def of_lines(
     format, path, options
         As of `replay`.
     """
-    firsts = _FIRST_COLUMNS | {normal(names[0])}
+    firsts = KNOWN_NAMES | {normal(names[0])}
     header = [normal(name) for name in names]
     take = _by_position(layout, names)
     for row in rows:

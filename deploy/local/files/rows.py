@@ -22,7 +22,7 @@ _NEXT_OBJECT = re.compile(r"(?<=\})\s*(?:,\s*)?(?=\{)|\n(?=\{)")
 
 
 class Row(NamedTuple):
-    """One row: its bytes, and what they hold (None where they are no row of the file's kind)."""
+    """One row: its bytes and its value, None where it is not valid in the file's format."""
 
     raw: bytes
     values: object
@@ -75,7 +75,7 @@ class JsonObjects:
     name = "JSON objects over several lines, or in an array"
 
     def rows(self, chunks: Iterable[bytes]) -> Iterator[Row]:
-        """Yield the objects; what stands between two and is none is a row without values."""
+        """Yield the objects; other text between them is a row without values."""
         decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         scan = json.JSONDecoder().raw_decode
         source = iter(chunks)
@@ -117,7 +117,7 @@ Quotes = Literal["none", "doubled", "escaped"]
 
 
 class Delimited:
-    """Fields between delimiters: lines, or what the `csv` module takes where fields are quoted."""
+    """Fields between delimiters: in lines, or read by the `csv` module where they are quoted."""
 
     def __init__(self, delimiter: str, quotes: Quotes, end: bytes) -> None:
         self.delimiter = delimiter
@@ -126,7 +126,7 @@ class Delimited:
 
     @property
     def name(self) -> str:
-        """What it is, in words."""
+        """Description for messages."""
         between = "tabs" if self.delimiter == "\t" else f"{self.delimiter!r}"
         quotes = {
             "none": "quotes are text",
@@ -136,7 +136,7 @@ class Delimited:
         return f"fields between {between}, {quotes[self.quotes]}"
 
     def rows(self, chunks: Iterable[bytes]) -> Iterator[Row]:
-        """Yield lists of fields; a row that is too long or no UTF-8 has none."""
+        """Yield lists of fields; a row that is too long or not UTF-8 has none."""
         if self.quotes != "none":
             yield from self._quoted(_physical_lines(chunks, self._end))
             return
@@ -155,7 +155,8 @@ class Delimited:
         reader = csv.reader(
             feed,
             delimiter=self.delimiter,
-            doublequote=self.quotes == "doubled",
+            # Without it, strict mode accepts text after a closing quote.
+            doublequote=True,
             escapechar="\\" if self.quotes == "escaped" else None,
             strict=True,
         )

@@ -1,4 +1,4 @@
-"""What a file is: told by its first rows, before anything of it is sent."""
+"""Detects from its first rows how a file is read, before any of it is sent."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.local.files.compression import Content, DamagedDataError
 from deploy.local.files.layouts import (
     HEADERLESS,
+    KNOWN_NAMES,
     REQUIRED,
     STREAM_COLUMNS,
     FileOptions,
@@ -37,6 +38,8 @@ _READINGS: tuple[tuple[str, Quotes], ...] = (
     *(("\t", quotes) for quotes in ("none", "doubled", "escaped")),
     *((delimiter, quotes) for delimiter in ",;|" for quotes in ("doubled", "escaped", "none")),
 )
+# Readings of quotes are tried only where the sample has these bytes.
+_MARK: dict[Quotes, bytes] = {"none": b"", "doubled": b'"', "escaped": b'\\"'}
 _NEEDED = {normal(name) for name in REQUIRED}
 _KNOWN = tuple(HEADERLESS.values())
 _SHOWN_NAMES = 20
@@ -80,7 +83,7 @@ class Shape:
     format: ReviewFormat
 
     def records(self, chunks: Iterator[bytes]) -> Iterator[Outgoing]:
-        """Yield a record for each row that is no header."""
+        """Yield a record for each row except headers."""
         rows = self.reader.rows(chunks)
         if isinstance(self.reader, Delimited):
             return of_lines(rows, self.names, self.layout, self.format, self.path, self.options)
@@ -105,19 +108,33 @@ class _Reading:
         if not isinstance(self.reader, Delimited):
             # Broken lines count for less when they are taken together.
             return reviews
-        is_unquoted = self.reader.quotes == "none"
-        suspects = sum(map(_is_quoted, self.rows)) if is_unquoted else 0
+        suspects = sum(_is_misread(row, self.reader) for row in self.data_rows)
         return 2 * reviews - len(self.rejected) - suspects
+
+    @property
+    def data_rows(self) -> list[Row]:
+        """The rows except headers, as far as these repeat the names of the columns."""
+        header = [normal(name) for name in self.names]
+        return [
+            row
+            for row in self.rows
+            if not isinstance(row.values, list) or [normal(v) for v in row.values] != header
+        ]
 
 
 def detect(content: Content, path: Path, options: FileOptions, format: ReviewFormat) -> Shape:
-    """Tell how a file is to be read: the way in which most of its first rows are reviews.
+    """Return how a file is read: the way in which most of its first rows are reviews.
 
     Each reading is tried on the first 1,000 rows (of 1 MiB): JSON lines, JSON objects or arrays,
-    and fields between tabs, commas, semicolons and bars, with quotes that enclose fields (and are
-    doubled inside, or stand after a backslash) and with quotes that are text. Where two are as
-    good, quotes are text between tabs, and enclose fields elsewhere. A row counts against "quotes
-    are text" where most of its fields are enclosed in quotes, or one is in which all are doubled.
+    and fields between tabs, commas, semicolons and bars. Quotes are text, or they enclose fields
+    and are doubled inside, or they enclose fields and follow a backslash inside; the last is tried
+    only where the sample has a backslash before a quote. Where two readings are equally good,
+    quotes are text between tabs, and enclose fields elsewhere.
+
+    Rows that seem misread count against a reading. Against "quotes are text": between tabs, rows in
+    which most fields are enclosed in quotes, or one is in which all quotes are doubled; between
+    other delimiters, rows in which any field is enclosed. Against backslashes: rows with quotes in
+    their fields, none of which follows a backslash.
 
     Raises
     ------
@@ -132,7 +149,7 @@ def detect(content: Content, path: Path, options: FileOptions, format: ReviewFor
     readers += [
         Delimited(delimiter, quotes, end)
         for delimiter, quotes in _READINGS
-        if delimiter.encode() in sample and (quotes == "none" or b'"' in sample)
+        if delimiter.encode() in sample and _MARK[quotes] in sample
     ]
     readings = [_read(reader, sample, path, options, format) for reader in readers]
     best = max((r for r in readings if r.shape), key=lambda r: r.balance, default=None)
@@ -196,7 +213,8 @@ def _columns(
         try:
             return names, find_layout(names, path, options)
         except LayoutError as error:
-            if not {normal(name) for name in names}.isdisjoint(_NEEDED):
+            normals = {normal(name) for name in names}
+            if normals & _NEEDED or len(normals & KNOWN_NAMES) > 1:
                 raise  # a header that lacks something
             if number == 0:
                 problem = error
@@ -226,10 +244,15 @@ def _rejected(record: Outgoing, format: ReviewFormat, needs_rating: bool) -> Rej
     return result if isinstance(result, Rejected) else None
 
 
-def _is_quoted(row: Row) -> bool:
-    if not isinstance(row.values, list) or b'"' not in row.raw:
+def _is_misread(row: Row, reader: Delimited) -> bool:
+    """Return whether a row seems to use quotes in another way than `reader`; see `detect`."""
+    if not isinstance(row.values, list) or b'"' not in row.raw or reader.quotes == "doubled":
         return False
+    if reader.quotes == "escaped":
+        return _MARK["escaped"] not in row.raw and any('"' in value for value in row.values)
     enclosed = [v[1:-1] for v in row.values if len(v) > 1 and v[0] == v[-1] == '"']
+    if reader.delimiter != "\t":
+        return bool(enclosed)
     return 2 * len(enclosed) > len(row.values) or any(
         '""' in inside and '"' not in inside.replace('""', "") for inside in enclosed
     )
@@ -245,7 +268,7 @@ def _explained(
         found.append(likely.reader.name)
         if likely.shape:
             found.append(likely.shape.layout.name)
-            why = why or _why(likely.rejected)
+            why = why or _why(likely)
         else:
             why = why or f"it {likely.problem}"
     else:
@@ -267,6 +290,25 @@ def _explained(
     )
 
 
-def _why(rejected: Sequence[Rejected | None]) -> str:
-    first = next((found for found in rejected if found), None)
+def _why(reading: _Reading) -> str:
+    """Return why the first row that is not a review is not one."""
+    if isinstance(reading.reader, Delimited):
+        for row, rejected in zip(reading.data_rows, reading.rejected, strict=False):
+            if rejected and (fault := _fault(row, len(reading.names))):
+                return fault
+    first = next((found for found in reading.rejected if found), None)
     return f"{first.reason}: {first.message}" if first else "no row after the header"
+
+
+def _fault(row: Row, width: int) -> str:
+    """Return why a row does not have `width` fields; empty where it has."""
+    if isinstance(row.values, list):
+        found = len(row.values)
+        return "" if found == width else f"expected {width} fields in a row, got {found}"
+    if len(row.raw) > MAX_ROW_BYTES:
+        return f"a row is longer than {MAX_ROW_BYTES // 2**20} MiB"
+    try:
+        row.raw.decode()
+    except UnicodeDecodeError as error:
+        return f"a row is not UTF-8: {error.reason}"
+    return "a row has a quote that is not closed, or text after a closing quote"
