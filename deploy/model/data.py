@@ -42,14 +42,14 @@ def read_reviews(
     Parameters
     ----------
     path
-        Any file that `make run REVIEWS=FILE` replays (see `deploy.local.replay`). A row that is no
-        rated review is passed over.
+        Any file that `make run REVIEWS=FILE` replays (see `deploy.local.replay`). Rows that are
+        not rated reviews are skipped.
     max_rows
-        Stop after so many reviews; None: read all, into memory.
+        Stop after this number of reviews; None: read all, into memory.
     options
         Columns and category, as of `replay`.
     report
-        Told how far it is, from time to time.
+        Called with the progress as text, every 5,000 rows.
 
     Raises
     ------

@@ -95,7 +95,7 @@ def test_every_shape_gives_the_same_reviews(
         assert b"star_rating" not in record.data
 
 
-def test_gzip_is_told_by_content(tmp_path: Path) -> None:
+def test_gzip_is_detected_by_content(tmp_path: Path) -> None:
     data = gzip.compress("\n".join(four_columns()).encode())
     (tmp_path / "reviews.tsv").write_bytes(data)
     assert len(list(replay(tmp_path / "reviews.tsv", "json"))) == 3
@@ -195,7 +195,7 @@ def test_json_rows_that_are_no_line_of_tsv_are_sent_as_they_are(tmp_path: Path) 
     assert [record.data for record in records[:-1]] == lines
 
 
-def test_json_lines_are_told_by_the_extension_where_the_first_is_broken(tmp_path: Path) -> None:
+def test_json_lines_are_detected_where_the_first_is_broken(tmp_path: Path) -> None:
     text = "\n".join(["broken", *json_lines()])
     records = list(replay(write(tmp_path / "r.jsonl.gz", text), "json"))
     assert [record.star_rating for record in records] == [None, 5, 1, 3]

@@ -1,6 +1,6 @@
 """Whatever a file holds: each row is a review or a rejected record, in bounded memory.
 
-`REPLAYED_FILES=100000` makes it a long run.
+`REPLAYED_FILES` sets the number of files per test; `make test-long` runs it with 100,000.
 """
 
 import bz2

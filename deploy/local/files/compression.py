@@ -1,4 +1,4 @@
-"""The content of a file as UTF-8: out of gzip, bzip2 or Zstandard, and out of UTF-16."""
+"""Reads files as UTF-8: decompresses gzip, bzip2 and Zstandard, converts UTF-16 and UTF-32."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UNREADABLE = (
 
 
 class DamagedDataError(ValueError):
-    """What follows in a file cannot be read; the message says of what kind it is, and why."""
+    """The rest of a file cannot be read; the message says why."""
 
 
 class _Decoder(Protocol):
@@ -135,20 +135,19 @@ _LONGEST_MAGIC = 10
 
 
 class Content:
-    """What a file holds, as chunks of UTF-8.
+    """Content of a file, as chunks of UTF-8.
 
-    How it is compressed is told by its first bytes; its encoding by a byte order mark, and UTF-16
-    without one by its zero bytes. All else is left as it is.
+    The first bytes show the compression; a byte order mark shows the encoding, and zero bytes show
+    UTF-16 without a mark. Any other content is left as it is.
 
     Attributes
     ----------
     size_bytes, read_bytes
-        Of the file, and how many of them were read.
+        Size of the file, and the number of bytes read.
     trailing_bytes
-        How many bytes after the end of compressed data were left out: neither padding nor
-        compressed.
+        Number of ignored bytes after the end of compressed data; padding with zeros is not counted.
     kind
-        Compression and encoding in words, once the first chunk was read.
+        Compression and, after the first chunk was read, encoding, for messages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,8 +167,8 @@ class Content:
         Raises
         ------
         DamagedDataError
-            The data are damaged or cut off: when all that could be read before was yielded. The
-            file is no text but an archive: at once.
+            The data are damaged or cut off; raised after all data before the damage. The file is
+            an archive or Parquet; raised at once.
         """
         self.read_bytes = self.trailing_bytes = 0
         chunks: Iterator[bytes] = self._decompressed()
@@ -226,7 +225,7 @@ class Content:
 
 
 def _head(chunks: Iterator[bytes]) -> tuple[bytes, DamagedDataError | None]:
-    """Return enough of a beginning to tell what it is, or all there is and what ended it."""
+    """Return the first 4 KiB or more; of shorter content all, and the error that ended it."""
     head = b""
     try:
         while len(head) < _SAMPLE_BYTES and (chunk := next(chunks, None)) is not None:
@@ -237,7 +236,7 @@ def _head(chunks: Iterator[bytes]) -> tuple[bytes, DamagedDataError | None]:
 
 
 def _encoding(first: bytes) -> tuple[bytes, str]:
-    """Return the byte order mark and the encoding of what begins so."""
+    """Return the byte order mark and the encoding of content with these first bytes."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if first.startswith(mark):
             return mark, encoding
