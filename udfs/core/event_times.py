@@ -11,20 +11,32 @@ _MILLISECOND = timedelta(milliseconds=1)
 # What most producers write takes half the time of the whole grammar.
 _USUAL = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?Z", re.ASCII)
 # RFC 9557 puts the name of the zone behind the offset: Java's ZonedDateTime writes it.
+# Go writes an offset and an abbreviation, and may append a reading of the monotonic clock.
 _ISO_DATE_TIME = re.compile(
     r"(?P<year>\d{4})(?P<dash>-?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)"
     r"[Tt ](?P<hour>\d\d)"
     r"(?:(?P<colon>:?)(?P<minute>\d\d)(?:(?P=colon)(?P<second>\d\d)(?:[.,](?P<fraction>\d+))?)?)?"
-    r" ?(?P<zone>[Zz]|UTC|(?P<sign>[+\-\u2212])(?P<zone_hour>\d\d)(?::?(?P<zone_minute>\d\d))?)?"
+    r" ?(?P<zone>[Zz]|UTC|GMT|(?P<sign>[+\-\u2212])(?P<zone_hour>\d\d)"
+    r"(?::?(?P<zone_minute>\d\d))?(?: (?:[A-Z]{1,5}|[+\-]\d\d(?:\d\d)?))?(?: m=[+\-]\d+\.\d+)?)?"
     r"(?P<zone_name>(?:\[[^\[\]!]{1,64}\])*)",
     re.ASCII,
 )
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+# Dates of HTTP and mail.
+_RFC_1123 = re.compile(
+    r"(?:[A-Z][a-z]{2}, )?(?P<day>\d\d?) (?P<month>[A-Z][a-z]{2}) (?P<year>\d{4})"
+    r" (?P<time>\d\d:\d\d(?::\d\d)?) (?P<zone>GMT|UTC|[+\-]\d{4})",
+    re.ASCII,
+)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{8}", re.ASCII)
+_WEEK_OR_DAY_OF_YEAR = re.compile(r"\d{4}-?(?:W\d\d|\d{3}(?!\d))", re.ASCII)
 # Lengths that no date without separators has: 8, 12, 14 or 17 digits.
 _EPOCH_TEXT = re.compile(r"(\d{10}|\d{13}|\d{16}|\d{19})(\.\d{1,9})?", re.ASCII)
 # The unit of an epoch number by its magnitude: up to which bound, and units in a millisecond. All
 # four reach from 1973, seconds from 1970, to the year 5138.
 _EPOCH_UNITS = ((10**11, 0.001), (10**14, 1), (10**17, 1_000), (10**20, 1_000_000))
+_MAX_CHARACTERS = 128
+_ACCEPTED = "send ISO 8601, such as 2026-01-31T12:00:00.000Z, or seconds or milliseconds since 1970"
 
 
 class EventTimeError(ValueError):
@@ -34,13 +46,17 @@ class EventTimeError(ValueError):
 def event_time_ms(value: str | float, require_time_zone: bool = False) -> int:
     """Return an event time in milliseconds since the epoch; smaller parts are cut off.
 
-    Text is a date and a time of ISO 8601 or RFC 3339, in the extended format or in the basic one:
+    Text has at most 128 characters. It is a date and a time of ISO 8601 or RFC 3339, in the
+    extended format or in the basic one:
 
     - `T`, `t` or a space between date and time; seconds, or minutes and seconds, may be missing;
     - a fraction of the second of any length, behind a point or a comma;
-    - `Z`, `z`, `UTC` or an offset such as `+02`, `+0200` or `+02:00`, after a space or none. The
-      name of a zone in brackets behind it is ignored. Without any of these the time is in UTC.
+    - `Z`, `z`, `UTC`, `GMT` or an offset such as `+02`, `+0200` or `+02:00`, after a space or none.
+      The name of a zone in brackets behind it is ignored, and so is an abbreviation behind an
+      offset, as Go writes it (`+0200 CEST`). Without any of these the time is in UTC.
     - A 60th second counts as the second before, and 24:00 as the midnight that ends the day.
+
+    Or it is a date of RFC 1123, such as `Mon, 21 Sep 2026 14:13:20 GMT`.
 
     A number counts from 1970 in UTC. Its magnitude says in which unit: below 1e11 seconds, below
     1e14 milliseconds, below 1e17 microseconds, below 1e20 nanoseconds. Text of 10, 13, 16 or 19
@@ -72,6 +88,10 @@ def event_time_ms(value: str | float, require_time_zone: bool = False) -> int:
             return (datetime.fromisoformat(value) - _EPOCH) // _MILLISECOND
         except ValueError:
             pass  # a 60th second, 24:00 or an invalid time
+    if len(value) > _MAX_CHARACTERS:
+        raise EventTimeError(
+            f"has {len(value)} characters, at most {_MAX_CHARACTERS} are taken: {_ACCEPTED}"
+        )
     return _of_text(value.strip(), require_time_zone)
 
 
@@ -89,7 +109,7 @@ def _of_number(value: float) -> int:
 
 
 def _of_text(text: str, require_time_zone: bool) -> int:
-    found = _ISO_DATE_TIME.fullmatch(text)
+    found = _ISO_DATE_TIME.fullmatch(_in_iso_form(text))
     if found is None:
         return _of_other_text(text)
     if found["zone"] is None:
@@ -130,7 +150,15 @@ def _of_other_text(text: str) -> int:
         return _of_number(float(text) if found[2] else int(text))
     if _DATE.fullmatch(text):
         raise EventTimeError("is a date without a time of day, such as T12:00:00Z")
-    raise EventTimeError(
-        "is neither ISO 8601, such as 2026-01-31T12:00:00.000Z, nor a time in seconds or"
-        " milliseconds since 1970"
-    )
+    if _WEEK_OR_DAY_OF_YEAR.match(text):
+        raise EventTimeError(f"counts weeks or days of the year: {_ACCEPTED}")
+    raise EventTimeError(f"is not a time: {_ACCEPTED}")
+
+
+def _in_iso_form(text: str) -> str:
+    """Return a date of RFC 1123 in the form of ISO 8601, and other text as it is."""
+    found = _RFC_1123.fullmatch(text)
+    if found is None or found["month"] not in _MONTHS:
+        return text
+    month = _MONTHS.index(found["month"]) + 1
+    return f"{found['year']}-{month:02}-{found['day']:0>2}T{found['time']}{found['zone']}"

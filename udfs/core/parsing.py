@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 from udfs.core.characters import has_visible_character
 from udfs.core.event_times import EventTimeError, event_time_ms
 from udfs.core.keys import InvalidKeyError, normalised_key
-from udfs.core.lookalikes import envelope, likeness, names_of
+from udfs.core.lookalikes import envelope, likeness, names_of, unquoted_name
 
 ReviewFormat = Literal["json", "tsv"]
 
@@ -203,8 +203,8 @@ def _tsv_fields(text: str) -> dict[str, Any]:
             ParseReason.WRONG_COLUMNS,
             f"the number of columns is {len(columns)}, not 3: {', '.join(TSV_COLUMNS)}",
         )
-    if columns[1] == TSV_COLUMNS[1] and columns[2] == TSV_COLUMNS[2]:
-        raise _RejectedError(ParseReason.WRONG_COLUMNS, "the record is the header line of a file")
+    if tuple(unquoted_name(column) for column in columns[1:]) == TSV_COLUMNS[1:]:
+        raise _RejectedError(ParseReason.WRONG_COLUMNS, "the columns hold their own names")
     return dict(zip(TSV_COLUMNS, columns, strict=True))
 
 
@@ -273,22 +273,27 @@ def _event_time_ms(value: Any, arrival_time_ms: int, options: ParsingOptions) ->
         time_ms = event_time_ms(value, options.require_time_zone)
     except EventTimeError as error:
         raise _RejectedError(
-            ParseReason.BAD_EVENT_TIME, f"event_time {repr(value)[:64]} {error}"
+            ParseReason.BAD_EVENT_TIME, f"event_time {_shown(value)} {error}"
         ) from None
     lead_s = (time_ms - arrival_time_ms) / 1000
     if lead_s > options.max_event_lead_s:
         raise _RejectedError(
             ParseReason.EVENT_TIME_IN_FUTURE,
-            f"event_time {repr(value)[:64]} is {lead_s:.3f} s after the arrival, at most"
+            f"event_time {_shown(value)} is {lead_s:.3f} s after the arrival, at most"
             f" {options.max_event_lead_s:g} s are allowed",
         )
     if -lead_s > options.max_event_age_s:
         raise _RejectedError(
             ParseReason.EVENT_TIME_TOO_OLD,
-            f"event_time {repr(value)[:64]} is {-lead_s:.3f} s before the arrival, at most"
+            f"event_time {_shown(value)} is {-lead_s:.3f} s before the arrival, at most"
             f" {options.max_event_age_s:g} s are allowed",
         )
     return time_ms
+
+
+def _shown(value: Any) -> str:
+    # Cut before, too: the text may have as many bytes as the record.
+    return repr(value[:64] if isinstance(value, str) else value)[:64]
 
 
 def _json_type(value: object) -> str:
