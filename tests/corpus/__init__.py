@@ -10,6 +10,7 @@
   `product_category`, `review_body` and `event_time_ms`;
 - `parts`, if the record can be split into several reviews: their number.
 
+All run through the parser and the splitter; those with the default options also through the job.
 Records arrive at `ARRIVAL_MS`, 2026-09-21T14:13:20Z.
 """
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy.local.windows import epoch_ms
 from udfs.core.parsing import ParsingOptions
 
 ARRIVAL_MS = 1_790_000_000_000
@@ -46,6 +48,25 @@ def record_cases() -> list[RecordCase]:
     """Return all records of the corpus, in the order of the table."""
     table = tomllib.loads((FOLDER / "records.toml").read_text(encoding="utf-8"))
     return [_record_case(dict(row)) for row in table["record"]]
+
+
+def check_outcome(
+    case: RecordCase, scored: Mapping[str, Any] | None, dead: Mapping[str, Any] | None
+) -> None:
+    """Compare what the job has written for a record with what is expected.
+
+    `scored` is its row of `scored-reviews`, `dead` that of `dead-letters`; None where it has none.
+    """
+    if "reason" in case.expected:
+        assert scored is None, case.name
+        assert dead is not None, case.name
+        assert (dead["stage"], dead["reason"]) == ("parse", case.expected["reason"]), case.name
+        assert case.expected["message"] in dead["message"], case.name
+    else:
+        assert dead is None, (case.name, dead)
+        assert scored is not None, case.name
+        found = {**scored, "event_time_ms": epoch_ms(scored["event_time"])}
+        assert {name: found[name] for name in case.expected} == case.expected, case.name
 
 
 def _record_case(row: dict[str, Any]) -> RecordCase:

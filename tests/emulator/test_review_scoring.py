@@ -3,6 +3,8 @@
 import base64
 import json
 import urllib.request
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from deploy.local import jobs
 from deploy.local.cluster import FlinkClientError
 from deploy.local.stack import BUCKET, Stack
+from tests.corpus import ORDINARY, check_outcome, record_cases
 from tests.emulator.conftest import by_name, put, read_archive, read_stream, submit
 from tests.waiting import until
 
@@ -17,6 +20,28 @@ KINESIS_LIMIT = 1024 * 1024
 FIREHOSE_LIMIT = 1_000 * 1024
 MAX_BODY_BYTES = 700 * 1024  # the largest that the configuration takes
 LONG_KEY = '"\\' * 128  # 256 bytes, and twice as many as JSON
+
+
+CORPUS = (
+    "no-break and ideographic space",
+    "decomposed letters",
+    "Persian with a joiner",
+    "zero-width space and soft hyphen",
+    "control character",
+    "right-to-left override",
+    "half a surrogate pair",
+    "body stays as it is",
+    "body of a zero-width space",
+    "byte order mark",
+    "gzip",
+    "base64",
+    "UTF-16",
+    "ISO 8859-1",
+    "two objects",
+    "array of objects",
+    "envelope Records (Lambda)",
+)
+"""Telling records of the corpus whose event time is their arrival."""
 
 
 def finished(
@@ -72,7 +97,7 @@ def test_no_output_can_exceed_its_sinks_limit(stack: Stack) -> None:
     payloads = {
         "just under": json_review(MAX_BODY_BYTES, **keys),
         "just over": json_review(MAX_BODY_BYTES + 1, **keys),
-        "escapes": json_review(**keys, review_body="\x01" * 119_000),
+        "escapes": json_review(**keys, review_body="a" + "\x01" * 119_000),
         "quotes": json_review(**keys, review_body='"' * 350_000),
         # Flink's JSON escapes each half of a surrogate pair: 12 bytes for four.
         "wide": json_review(**keys, review_body="😀" * (MAX_BODY_BYTES // 12)),
@@ -142,6 +167,38 @@ def test_control_characters_count_six_bytes_in_tsv(stack: Stack) -> None:
         "two columns": "wrong_columns",
     }
     assert raw.keys() == payloads.keys() - {"just over"}
+
+
+def test_odd_records_end_as_the_corpus_says(stack: Stack) -> None:
+    cases = {case.name: case for case in record_cases() if case.name in CORPUS}
+    assert cases.keys() == set(CORPUS)
+    # The arrival times are those of the emulator: event times are written around the clock's.
+    moment = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
+    minute = moment.replace(second=0)
+    times: dict[str, tuple[object, datetime]] = {
+        "no seconds": (f"{minute:%Y-%m-%dT%H:%MZ}", minute),
+        "basic, with a comma": (
+            f"{moment:%Y%m%dT%H%M%S},25+00",
+            moment + timedelta(milliseconds=250),
+        ),
+        "date of HTTP": (format_datetime(moment, usegmt=True), moment),
+        "Go": (f"{moment:%Y-%m-%d %H:%M:%S} +0000 UTC", moment),
+        "milliseconds": (int(moment.timestamp()) * 1_000, moment),
+    }
+    payloads = {name: case.payload for name, case in cases.items()} | {
+        name: json.dumps({**ORDINARY, "event_time": value}).encode()
+        for name, (value, _) in times.items()
+    }
+    job_id, streams = submit(stack, "corpus")
+    names = put(stack, streams["reviews"], payloads)
+    scored, dead, raw, archived = finished(stack, job_id, streams, names)
+
+    for name, case in cases.items():
+        check_outcome(case, scored.get(name), dead.get(name))
+    for name, (_, expected) in times.items():
+        assert datetime.fromisoformat(scored[name]["event_time"]) == expected, name
+    assert archived.keys() == scored.keys()
+    assert {name: base64.b64decode(row["payload"]) for name, row in raw.items()} == payloads
 
 
 def test_a_wrong_configuration_is_named_in_full_before_anything_starts(stack: Stack) -> None:

@@ -33,7 +33,7 @@ def file_options(path: Path, data_format: str) -> str:
 def lines(directory: Path) -> list[dict[str, Any]]:
     files = [path for path in directory.rglob("*") if path.is_file() and path.name[0] != "."]
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(files))
-    return [json.loads(line) for line in text.splitlines() if line]
+    return [json.loads(line) for line in text.split("\n") if line]
 
 
 @dataclass(frozen=True)

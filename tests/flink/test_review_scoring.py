@@ -11,6 +11,7 @@ from pyflink.table import DataTypes, TableEnvironment
 from pyflink.table.udf import UserDefinedScalarFunctionWrapper
 
 from flink_jobs import review_scoring, streams
+from tests import corpus
 from tests.flink.fake_endpoint import OUTAGE, POISON, FakeEndpoint, rating_of, requests
 from tests.flink.tables import file_table, lines, optimised_plan
 from udfs.core.categories import CategoryOptions
@@ -62,18 +63,20 @@ def run(
     payloads: list[bytes],
     categories: CategoryOptions = ANY_CATEGORY,
     *,
+    options: ParsingOptions = OPTIONS,
+    arrival_ms: int = ARRIVAL_MS,
     several_per_record: bool = False,
 ) -> None:
-    t_env.create_temporary_system_function("split_record", split_record(OPTIONS))
+    t_env.create_temporary_system_function("split_record", split_record(options))
     for name, function in (
-        ("parse_review", parse_review(OPTIONS, categories)),
+        ("parse_review", parse_review(options, categories)),
         ("score_review", score_review(tmp_path)),
         ("digest_payload", digest_payload()),
     ):
         t_env.create_temporary_system_function(name, function)
     records = t_env.from_elements(
         [
-            (bytearray(payload), ARRIVAL_MS, "shardId-000000000000", str(number))
+            (bytearray(payload), arrival_ms, "shardId-000000000000", str(number))
             for number, payload in enumerate(payloads)
         ],
         DataTypes.ROW(
@@ -100,6 +103,28 @@ def run(
         t_env.execute_sql(file_table(name, columns, tmp_path / name, data_format))
     review_scoring.create_views(t_env, "reviews", several_per_record=several_per_record)
     review_scoring.inserts(t_env).execute().wait()
+
+
+def test_records_of_the_corpus_end_as_they_should(t_env: TableEnvironment, tmp_path: Path) -> None:
+    # One run has one set of options: cases with others are left to the tests of the parser.
+    options = ParsingOptions()
+    cases = [case for case in corpus.record_cases() if case.options == options]
+    run(
+        t_env,
+        tmp_path,
+        [case.payload for case in cases],
+        options=options,
+        arrival_ms=corpus.ARRIVAL_MS,
+    )
+    scored, dead, raw = (
+        {row["source_sequence_number"]: row for row in lines(tmp_path / name)}
+        for name in ("scored_reviews", "dead_letters", "raw_archive")
+    )
+    for number, case in enumerate(cases):
+        place = str(number)
+        corpus.check_outcome(case, scored.get(place), dead.get(place))
+        assert base64.b64decode(raw[place]["payload"]) == case.payload, case.name
+    assert len(scored) + len(dead) == len(raw) == len(cases) > 150
 
 
 def test_each_review_of_a_record_is_in_one_place(t_env: TableEnvironment, tmp_path: Path) -> None:
