@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from udfs.core.sketches import DistinctSketch, LengthSketch, TermSketch
 from udfs.core.summaries import ALL, Summary
+from udfs.core.validation import problems_of
 from udfs.core.windows import WindowKind
 
 if TYPE_CHECKING:
@@ -175,15 +176,13 @@ def windows_within(lines: Iterable[str], span: Span) -> Iterator[ArchivedWindow]
     Raises
     ------
     ArchiveError
-        A line is no window.
+        A line is not a window.
     """
     for line in lines:
         try:
             record = _Record.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ArchiveError(f"not a window: {line[:200]!r} ({place} {first['msg']})") from error
+            raise ArchiveError(f"not a window: {line[:200]!r} ({problems_of(error)[0]})") from error
         window = ArchivedWindow(
             Span(record.window_start, record.window_end), record.product_category, record
         )

@@ -52,10 +52,10 @@ from deploy.local.endpoint_faults import (
     hashed_rating,
     original_status,
     parsed_faults,
-    problems_of,
 )
 from deploy.model import inference
 from udfs.core.invocations import MAX_REQUEST_BYTES
+from udfs.core.validation import problems_of
 
 HOST = "127.0.0.1"
 

@@ -12,7 +12,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     model_validator,
 )
@@ -232,21 +231,6 @@ def original_status(code: str) -> int | str:
     """
     status = code.partition("/")[2] or "500"
     return int(status) if status.isdecimal() else status
-
-
-def problems_of(error: ValidationError) -> list[str]:
-    """Return a line for each problem of an invalid `Faults`: the field and the problem.
-
-    >>> try:
-    ...     Faults.model_validate({"labels": "random", "latency": 1})
-    ... except ValidationError as error:
-    ...     problems_of(error)
-    ["labels: Input should be 'model' or 'hash'", 'latency: Extra inputs are not permitted']
-    """
-    return [
-        ": ".join([*(str(part) for part in problem["loc"]), problem["msg"]])
-        for problem in error.errors()
-    ]
 
 
 def hashed_rating(text: str) -> int:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from deploy.local.windows import epoch_ms
 from udfs.core.sketches import DistinctSketch
+from udfs.core.validation import problems_of
 
 _END_MS = epoch_ms("9999-01-01T00:00:00Z")
 
@@ -117,7 +118,5 @@ def problem(model: type[Output], fields: Mapping[str, Any]) -> str | None:
     try:
         model.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}, fields: {sorted(fields)!a}"[:300]
+        return f"{problems_of(error)[0]}, fields: {sorted(fields)!a}"[:300]
     return None

@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, Validat
 
 from udfs.core.keys import InvalidKeyError, normalised_key
 from udfs.core.parsing import ParseReason
+from udfs.core.validation import problems_of
 
 MAX_LEAD_S = 86_400
 """How far the event time of a scored review may lie after its arrival, in seconds.
@@ -151,13 +152,11 @@ def body_of(payload: bytes) -> str:
 
 def _unreadable(error: ValidationError) -> Unreadable:
     first = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
     reason = _REASONS.get(first["type"])
     if reason is None:
-        bad_time = place == "event_time"
+        bad_time = first["loc"] == ("event_time",)
         reason = ParseReason.BAD_EVENT_TIME if bad_time else ParseReason.WRONG_TYPE
-    message = f"{place}: {first['msg']}" if place else first["msg"]
-    return Unreadable(reason, message[:200])
+    return Unreadable(reason, problems_of(error)[0][:200])
 
 
 def _time_problem(event_time_ms: int, arrival_time_ms: int | None) -> Unreadable | None:

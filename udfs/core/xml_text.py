@@ -2,12 +2,11 @@
 
 import re
 
+from udfs.core.characters import NOT_CHARACTERS
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
-_NONCHARACTERS = "\ufdd0-\ufdef" + "".join(
-    chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF)
-)
-_FORBIDDEN = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff{_NONCHARACTERS}]")
+_FORBIDDEN = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff{NOT_CHARACTERS}]")
 
 
 def xml_text(text: str) -> str:
