@@ -25,8 +25,8 @@ OPTIONS = $(if $(REVIEWS),--reviews "$(REVIEWS)") $(FILE_OPTIONS) $(if $(RATE),-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help tools setup lock lint typecheck check-deploy check-template check-workflows check-manifests \
-	check-secrets test test-faults bench-baseline bench-scoring bench-metrics bench-anomaly run cluster submit stop \
-	container-model package verify-package clean
+	check-secrets test test-long test-faults bench-baseline bench-scoring bench-metrics bench-anomaly run \
+	cluster submit stop container-model package verify-package clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,11 @@ check-secrets: $(UV) ## no key, token or password in what is committed
 
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-long: setup ## generated inputs: 10^5 records, 10^5 files, 10^4 endpoints; 15 minutes
+	GENERATED_RECORDS=100000 REPLAYED_FILES=100000 SIMULATED_CASES=10000 $(BIN)/python -m pytest \
+		tests/unit/test_generated_records.py tests/unit/test_replayed_files.py \
+		tests/unit/test_simulated_endpoints.py $(PYTEST)
 
 test-faults: setup $(MODEL) ## break one thing at a time, lose nothing; 25 minutes (ARGS=--help: more)
 	@$(BIN)/python -m tests.faults $(ARGS)

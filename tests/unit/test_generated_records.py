@@ -1,6 +1,6 @@
 """Whatever the bytes of a record: a value or a reason, never an exception, and no memory is kept.
 
-`GENERATED_RECORDS=100000` makes it a long run.
+`make test-long` is the long run, with `GENERATED_RECORDS=100000`.
 """
 
 import gc
@@ -9,6 +9,7 @@ import os
 import random
 import tracemalloc
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from udfs.core.scored_records import ScoredReview, Unreadable, read
 from udfs.core.splitting import split
 
 RECORDS = int(os.environ.get("GENERATED_RECORDS", "500"))
+pytestmark = pytest.mark.timeout(7_200)
 OPTIONS = [
     ParsingOptions(format, max_body_bytes, max_event_age_s=1e13, require_time_zone=is_required)
     for format in ("json", "tsv")

@@ -1,6 +1,6 @@
 """Whatever the endpoint does: no healthy row is given up, every poison row is, in bounded requests.
 
-`SIMULATED_CASES=10000` makes it a long run.
+`make test-long` is the long run, with `SIMULATED_CASES=10000`.
 """
 
 import math
