@@ -2,7 +2,7 @@
 
 Input: the Kinesis stream `scored-reviews`; repeats are dropped by source_id.
 Output: `rating-anomalies` (Kinesis), a record for each scored review; an alert to SNS for each
-anomaly event, when it opens; `dead-letters` (Kinesis) for every record that is no scored review
+anomaly event, when it opens; `dead-letters` (Kinesis) for every invalid scored review
 (stage `parse`) and every alert that SNS did not take (stage `publish`).
 Key: the category, each with a detector of its own.
 Time attribute: none; reviews are judged in the order of their arrival, whatever their event times.

@@ -3,7 +3,7 @@
 Input: the Kinesis stream `scored-reviews`; repeats are dropped by source_id.
 Output: `review-metrics` (Kinesis) and its archive (S3, by Firehose), a record for each window and
 category, `All` being every category; two CloudWatch metrics of each; `dead-letters` (Kinesis) for
-every review that comes too late for its pane (stage `late`), every record that is no scored review
+every review that comes too late for its pane (stage `late`), every invalid scored review
 (stage `parse`) and every window that CloudWatch did not take (stage `publish`).
 Key: window and category.
 Time attribute: `event_time` of the review; the watermark follows each shard, see

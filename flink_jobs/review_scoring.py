@@ -2,14 +2,15 @@
 
 Input: the Kinesis stream `reviews`, as raw bytes.
 Output: `scored-reviews` (Kinesis) and the same through Firehose to S3; `dead-letters` (Kinesis) for
-every record that is no review (stage `parse`) or got no prediction (stage `score`); the raw records
-through Firehose to S3, but for oversize ones.
+every review that is invalid (stage `parse`) or got no prediction (stage `score`); the raw reviews
+through Firehose to S3, except oversize ones.
 Key: the source_id of the review (stream, shard and sequence number of its record, and which part of
 the record it is), carried along.
 Time attribute: none here; `event_time` is the record's own or else its arrival time.
 Guarantee: at least once into every sink, repeats only after a failure and with the same source_id.
-Every record of `reviews` ends in exactly one of `scored-reviews` and `dead-letters`. An endpoint
-that stays away fails the job, in `endpoint_guard`: it restarts and reads the same records again.
+A record of `reviews` holds one review, or several with `reviews.several_per_record`. Each review
+ends in exactly one of `scored-reviews` and `dead-letters`. An endpoint that stays away fails the
+job, in `endpoint_guard`: it restarts and reads the same records again.
 """
 
 from pyflink.table import StatementSet, StreamTableEnvironment, TableEnvironment

@@ -35,7 +35,7 @@ PARSED_REVIEW = DataTypes.ROW(
         DataTypes.FIELD("message", DataTypes.STRING()),
     ]
 )
-"""A review (`reason` NULL), or why the record is none (`review_id` where it is sound).
+"""A review (`reason` NULL), or the reason why it is invalid (`review_id` where that is valid).
 
 `product_category` is the effective category, `reported_category` the producer's, NULL unless it
 differs. `source_part` is always there: see `udfs.core.source_ids`.
@@ -141,7 +141,7 @@ def parse_review(
 class SplitRecords(TableFunction):  # type: ignore[misc]  # PyFlink is untyped
     """`(payload BYTES) -> (payload BYTES, place INT)`: the reviews of a record, in their order.
 
-    `place` counts from 0 and is NULL for a record that is one review, or none.
+    `place` counts from 0. It is NULL for a record that is one review, or cannot be split.
     """
 
     def __init__(self, options: ParsingOptions) -> None:

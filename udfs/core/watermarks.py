@@ -15,8 +15,8 @@ class WatermarkOptions:
     delay_s
         The watermark stays so far behind the latest event time of the slowest shard.
     discovery_s
-        There is none before so long after the first record: shards start one after the other, and
-        what is read of the first must not make the others late.
+        No watermark is emitted for this long after the first record: shards start one after the
+        other, and records of the first must not make those of the others late.
     idle_timeout_s
         A shard that is silent for so long no longer counts.
     """
