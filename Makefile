@@ -75,7 +75,7 @@ check-secrets: $(UV) ## no key, token or password in what is committed
 test: setup $(MODEL) ## unit, embedded Flink, whole jobs over the emulator (PYTEST= further options)
 	$(BIN)/python -m pytest $(PYTEST)
 
-test-long: setup ## generated inputs: 10^5 records, 10^5 files, 10^4 endpoints; 15 minutes
+test-long: setup ## generated inputs: 10^5 records, 10^5 files, 10^4 endpoints; 30 minutes
 	GENERATED_RECORDS=100000 REPLAYED_FILES=100000 SIMULATED_CASES=10000 $(BIN)/python -m pytest \
 		tests/unit/test_generated_records.py tests/unit/test_replayed_files.py \
 		tests/unit/test_simulated_endpoints.py $(PYTEST)
