@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from deploy.aws.clock import Clock
-from deploy.stream_writer import error_code, is_throttled
+from deploy.throttling import backoff_s, error_code, is_throttled
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 # All readers of a shard together have five reads and 2 MB a second.
 _PAUSE_S = 0.5
 _EMPTY_PAUSE_S = 1.0
+_THROTTLED_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 # Five minutes of throttling, and no page between.
 _MAX_THROTTLED = 35
 _LIMIT = 1000
+
+# The last one: of ids that cannot be ids at all.
+_NO_SUCH_PLACE = frozenset(
+    {"ResourceNotFoundException", "InvalidArgumentException", "ValidationException"}
+)
 
 FROM_THE_BEGINNING = {"ShardIteratorType": "TRIM_HORIZON"}
 
@@ -50,7 +56,7 @@ class ShardCursor:
     behind_ms
         How far the last page was behind the end of the shard, in milliseconds; None before it.
     is_caught_up
-        Whether the last page reached the end of the shard.
+        Whether the last read returned a page, and it reached the end of the shard.
     is_closed
         Whether it reached the last record of a shard that takes no more.
     children
@@ -86,6 +92,7 @@ class ShardCursor:
         ClientError
             The service refuses to read, or has throttled every read for minutes.
         """
+        self.is_caught_up = False
         try:
             if self._iterator is None:
                 self._iterator = self._kinesis.get_shard_iterator(
@@ -118,11 +125,15 @@ class ShardCursor:
         self.children = [child["ShardId"] for child in page.get("ChildShards", [])]
         return records
 
+    @property
+    def is_throttled(self) -> bool:
+        """Whether the last page is still to come, because the reads for it were throttled."""
+        return self._throttled > 0
+
     def pause_s(self, rng: random.Random) -> float:
         """Return how long to wait before the next page, in seconds."""
         if self._throttled:
-            longest_s = min(_PAUSE_S * 2**self._throttled, _LONGEST_PAUSE_S)
-            return rng.uniform(longest_s / 2, longest_s)
+            return backoff_s(self._throttled, _THROTTLED_PAUSE_S, _LONGEST_PAUSE_S, rng)
         return _EMPTY_PAUSE_S if self._is_empty else _PAUSE_S
 
 
@@ -196,9 +207,11 @@ def record_at(
     while True:
         try:
             records = cursor.read()
+        except ParamValidationError:
+            return None
         except ClientError as error:
             # The shard was closed and has expired, or never had such a record.
-            if error_code(error) in ("ResourceNotFoundException", "InvalidArgumentException"):
+            if error_code(error) in _NO_SUCH_PLACE:
                 return None
             raise
         for record in records:

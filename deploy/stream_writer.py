@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 from botocore import exceptions as boto
 
+from deploy.throttling import backoff_s, error_code, is_throttled
+
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_kinesis.type_defs import PutRecordsRequestEntryTypeDef
@@ -26,11 +28,6 @@ PATIENCE_S = 60.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 5.0
 
-_THROTTLED = frozenset(
-    {"ProvisionedThroughputExceededException", "LimitExceededException", "ThrottlingException"}
-    | {"Throttling", "ThrottledException", "RequestLimitExceeded", "TooManyRequestsException"}
-    | {"KMSThrottlingException", "SlowDown"}
-)
 # botocore raises these before it has sent a byte of the request.
 _NOT_SENT = (
     *(boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError),
@@ -158,7 +155,7 @@ class StreamWriter(Generic[R]):
             The answer to a call was lost.
         """
         left = list(batch)
-        pause_s, waited_s = _FIRST_PAUSE_S, 0.0
+        failures, waited_s = 0, 0.0
         while left:
             refused, problem = [], ""
             for record, result in zip(left, self._call(left), strict=True):
@@ -168,17 +165,17 @@ class StreamWriter(Generic[R]):
                 else:
                     yield Taken(record, result["ShardId"], result["SequenceNumber"])
             if len(refused) < len(left):
-                pause_s, waited_s = _FIRST_PAUSE_S, 0.0
+                failures, waited_s = 0, 0.0
             left = refused
             if not left:
                 return
             if waited_s >= PATIENCE_S:
                 raise RefusedError(left, f"no record accepted for {PATIENCE_S:.0f} s: {problem}")
-            jittered_s = self._rng.uniform(pause_s / 2, pause_s)
-            if self._wait(jittered_s):
+            failures += 1
+            pause_s = backoff_s(failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S, self._rng)
+            if self._wait(pause_s):
                 raise RefusedError(left, f"stopped while the stream was throttling: {problem}")
-            waited_s += jittered_s
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            waited_s += pause_s
 
     def _call(self, records: Sequence[R]) -> Sequence[Any]:
         entries: list[PutRecordsRequestEntryTypeDef] = [
@@ -193,16 +190,6 @@ class StreamWriter(Generic[R]):
             if _is_refusal(error):
                 raise RefusedError(records, str(error)) from error
             raise UnknownOutcomeError(records, str(error)) from error
-
-
-def error_code(error: BaseException) -> str:
-    """Return the service's code of an error, empty where the service has not answered."""
-    return error.response["Error"].get("Code", "") if isinstance(error, boto.ClientError) else ""
-
-
-def is_throttled(error: BaseException) -> bool:
-    """Return whether the service asks to slow down, and has done nothing."""
-    return error_code(error) in _THROTTLED
 
 
 def _is_refusal(error: Exception) -> bool:

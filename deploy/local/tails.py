@@ -1,6 +1,7 @@
 """Threads that follow what arrives: a stream's records, a bucket's lines, a topic's messages."""
 
 import bisect
+import random
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -93,6 +94,7 @@ class StreamTail(Tail):
         self._kinesis = kinesis
         self._stream = stream
         self._take = take
+        self._rng = random.Random()
         self._cursors = {shard: self._cursor(shard) for shard in shard_ids(kinesis, stream)}
 
     def _cursor(self, shard: str) -> ShardCursor:
@@ -100,7 +102,7 @@ class StreamTail(Tail):
 
     def poll(self) -> bool:
         """Read each shard once."""
-        has_records, has_more = False, False
+        has_records, has_more, pause_s = False, False, 0.0
         for shard, cursor in list(self._cursors.items()):
             if cursor.is_closed:
                 continue
@@ -118,8 +120,11 @@ class StreamTail(Tail):
                 has_more |= child not in self._cursors
                 self._cursors.setdefault(child, self._cursor(child))
             has_more |= not cursor.is_caught_up
+            if cursor.is_throttled:
+                pause_s = max(pause_s, cursor.pause_s(self._rng))
         if has_more and not has_records:
-            self._stop_event.wait(self._interval_s)
+            pause_s = max(pause_s, self._interval_s)
+        self._stop_event.wait(pause_s)
         return has_records or has_more
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ParamValidationError
 
 from deploy.aws.clock import ImaginedClock
 from deploy.stream_reader import read_since, record_at
@@ -188,6 +188,8 @@ def test_progress_says_how_far_it_has_come(clock: ImaginedClock) -> None:
         ([page(closed=True)], False),
         ([error("ResourceNotFoundException")], False),
         ([error("InvalidArgumentException")], False),
+        ([error("ValidationException")], False),
+        ([ParamValidationError(report="no such shard id")], False),
     ],
 )
 def test_a_record_is_looked_for_behind_empty_pages(

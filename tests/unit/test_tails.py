@@ -5,6 +5,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto import mock_aws
 
 from deploy.local import tails
@@ -150,6 +151,43 @@ def test_empty_pages_do_not_end_a_tail_that_is_behind() -> None:
     tail.start()
     tail.finish()
     assert [record.sequence_number for record in taken] == ["1"]
+
+
+class Throttling(Sparse):
+    """A stream that throttles after it seemed to be at its end, and then has a record."""
+
+    def __init__(self, moment: datetime, throttled: int) -> None:
+        super().__init__(moment)
+        self._throttled = throttled
+
+    def get_records(self, **_: Any) -> Any:
+        self.reads += 1
+        if 1 < self.reads <= 1 + self._throttled:
+            code = "ProvisionedThroughputExceededException"
+            raise ClientError({"Error": {"Code": code, "Message": "slow"}}, "GetRecords")
+        record = {"SequenceNumber": "1", "Data": b"x", "ApproximateArrivalTimestamp": self._moment}
+        return {
+            "Records": [record] if self.reads == 2 + self._throttled else [],
+            "NextShardIterator": "next",
+            "MillisBehindLatest": 0,
+        }
+
+
+def test_a_throttled_read_does_not_end_a_tail_and_is_followed_by_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    throttling: Any = Throttling(datetime(2026, 1, 31, tzinfo=UTC), throttled=5)
+    taken: list[Arrived] = []
+    tail = StreamTail(throttling, "reviews", taken.append, interval_s=0.001)
+    pauses_s: list[float] = []
+    monkeypatch.setattr(tail._stop_event, "wait", pauses_s.append)
+    assert not tail.poll()
+    while tail.poll():
+        pass
+    assert [record.sequence_number for record in taken] == ["1"]
+    longest_s = [1.0, 2.0, 4.0, 8.0, 10.0]
+    for pause_s, bound_s in zip((p for p in pauses_s if p), longest_s, strict=True):
+        assert bound_s / 2 <= pause_s <= bound_s
 
 
 def test_the_children_of_a_closed_shard_are_followed() -> None:

@@ -24,20 +24,12 @@ from udfs.core.codec import CODECS, BadAnswerError, ContentType
 from udfs.core.failures import EndpointError, FailureKind
 from udfs.core.invocations import Answer
 from udfs.core.predictions import ScoreReason
+from udfs.core.throttling import is_throttling
 
-# Throttling comes as a 400: only the code tells.
+# Beside throttling (`is_throttling`).
 _KINDS_BY_CODE = {
     **dict.fromkeys(
         (
-            "ThrottlingException",
-            "ThrottledException",
-            "Throttling",
-            "RequestThrottled",
-            "RequestThrottledException",
-            "ProvisionedThroughputExceededException",
-            "TooManyRequestsException",
-            "RequestLimitExceeded",
-            "SlowDown",
             # The variant's instances are not there yet.
             "ModelNotReadyException",
             "ServiceUnavailable",
@@ -258,6 +250,8 @@ def classified(error: Exception, *, names_variant: bool = False) -> EndpointErro
     if status == 413:
         return EndpointError(message, FailureKind.ROWS, reason=ScoreReason.REQUEST_TOO_LARGE)
     kind = _KINDS_BY_CODE.get(code) or _KINDS_BY_STATUS.get(status or 0)
+    if is_throttling(code):
+        kind = FailureKind.LOAD
     if kind is None:
         is_variant = names_variant and code in ("ValidationError", "ValidationException")
         kind = FailureKind.VARIANT if is_variant else FailureKind.CALL

@@ -15,8 +15,11 @@ from udfs.core.json_sequences import MAX_OBJECTS, TooManyObjectsError, object_sl
 
 _REVIEW_FIELDS = ("review_id", "product_category", "review_body")
 
+KPL_MAGIC = b"\xf3\x89\x9a\xc2"
+"""First bytes of a record that the Kinesis Producer Library has aggregated out of several."""
+
 _SIGNATURES = (
-    (b"\xf3\x89\x9a\xc2", "a damaged aggregate of the Kinesis Producer Library", "send it again"),
+    (KPL_MAGIC, "a damaged aggregate of the Kinesis Producer Library", "send it again"),
     (b"\x1f\x8b", "gzip data", "send it uncompressed"),
     (b"\x28\xb5\x2f\xfd", "Zstandard data", "send it uncompressed"),
     (b"BZh", "bzip2 data", "send it uncompressed"),

@@ -22,6 +22,7 @@ from boto3.session import Session
 from botocore import exceptions as boto
 from botocore.config import Config
 
+from udfs.core.throttling import is_throttling
 from udfs.core.xml_text import xml_text
 
 if TYPE_CHECKING:
@@ -43,9 +44,6 @@ _SAFE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 # Error codes, without the suffix "Exception" that they have in some of the protocols. All of them
 # also come as a 400: only the code tells.
-_THROTTLED_CODES = frozenset(
-    {"BandwidthLimitExceeded", "RequestLimitExceeded", "SlowDown", "TooManyRequests"}
-)
 _UNAVAILABLE_CODES = frozenset(
     {
         "InternalError",
@@ -570,7 +568,7 @@ def classified(error: Exception) -> Refusal:
 def _reason(code: str, status: int) -> PublishReason:
     """Sort an error by its code, and by its HTTP status where the code says nothing."""
     code = code.removesuffix("Exception")
-    if "throttl" in code.lower() or code in _THROTTLED_CODES or status == 429:
+    if is_throttling(code) or status == 429:
         return PublishReason.THROTTLED
     if code in _UNAVAILABLE_CODES or status == 408 or not 400 <= status < 500:
         return PublishReason.UNAVAILABLE
