@@ -119,7 +119,7 @@ def update(
         typer.Option(
             "--force",
             help="Stop the applications without a snapshot first, and do not roll back: for a"
-            " release that mends a broken one. They start from their latest snapshot.",
+            " release that fixes a broken one. They start from their latest snapshot.",
         ),
     ] = False,
     yes: YesOption = False,
@@ -355,7 +355,7 @@ def send(
         typer.Option(
             metavar="LIST",
             help="Send only the rows that an earlier `send` of this file listed as unsent, and of"
-            " these only what the stream lacks.",
+            " these only what the stream lacks. May be repeated.",
             exists=True,
             dir_okay=False,
             readable=True,
@@ -420,8 +420,12 @@ def send(
             "--profile": profile,
         }
         options = [part for name, value in settings.items() if value for part in (name, value)]
+        if only is not None and skip:
+            options += ["--skip", str(skip)]
+        if rate:
+            options += ["--rate", f"{rate:.15g}"]
         line = shlex.join(["python", "-m", "deploy", "send", str(file), *options])
-        steps = _steps_to_continue(sender, line, is_listed=only is not None)
+        steps = _steps_to_continue(sender, line, only=only, skip=skip, limit=limit)
         if sender.error is not None:
             raise DeployError(
                 f"sending stopped after {sender.sent:,} reviews: {sender.error}",
@@ -446,17 +450,25 @@ def _rows_to_send(where: Target, stream: str, path: Path) -> set[int]:
     return {row.row for row in rows}
 
 
-def _steps_to_continue(sender: Sender, line: str, *, is_listed: bool) -> list[str]:
+def _steps_to_continue(
+    sender: Sender, line: str, *, only: Path | None, skip: int, limit: int | None
+) -> list[str]:
     # Behind what cannot be read of a file is nothing to go on with.
     if isinstance(sender.error, ValueError):
         return []
+    done = sender.last_row - skip if only is None else sender.sent
+    bound = "" if limit is None else f" --limit {limit - done}"
+    has_rest = limit is None or done < limit
+    if only is not None:
+        # The rows that this run has sent are found in the stream: the same list serves again.
+        command = f"{line}{bound} --only {shlex.quote(str(only))}"
+        return [f"send those of the list that the stream lacks: {command}"] if has_rest else []
     steps = []
     if sender.unsent_path is not None:
-        unsent = shlex.quote(str(sender.unsent_path))
-        steps.append(f"send those of the list that the stream lacks: {line} --only {unsent}")
-    # Rows of a list are not all rows up to the last one.
-    if not is_listed:
-        steps.append(f"send the rows after them: {line} --skip {sender.last_row}")
+        command = f"{line} --only {shlex.quote(str(sender.unsent_path))}"
+        steps.append(f"send those of the list that the stream lacks: {command}")
+    if has_rest:
+        steps.append(f"send the rows after them: {line} --skip {sender.last_row}{bound}")
     return steps
 
 
@@ -490,7 +502,7 @@ def dead_letters(
     profile: ProfileOption = None,
     dry_run: DryRunOption = False,
 ) -> None:
-    """List dead letters, look into one, or send again those that are mended.
+    """List dead letters, look into one, or send again those that now get through.
 
     For example:
 

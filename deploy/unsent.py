@@ -1,4 +1,4 @@
-"""Rows of a file that a stopped `send` is not sure of: list them, and find out which arrived."""
+"""Rows of a file that a stopped `send` may not have sent: list them, find out which arrived."""
 
 from __future__ import annotations
 
@@ -29,9 +29,6 @@ class UnsentRow:
     ----------
     row
         Its number in the file, from 1 on; empty lines and a header do not count.
-    is_refused
-        Whether the stream has refused it, so that it is certainly not there; else the answer to the
-        call was lost.
     tried_at
         When it was tried, in ISO 8601.
     payload_sha256, partition_key
@@ -41,7 +38,6 @@ class UnsentRow:
     """
 
     row: int
-    is_refused: bool
     tried_at: str
     payload_sha256: str
     partition_key: str
@@ -76,7 +72,7 @@ def missing(
     clock: Clock,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[UnsentRow]:
-    """Return the rows that the stream lacks: those refused, and those of a lost call it has not.
+    """Return the rows that the stream lacks, whoever has sent the others meanwhile.
 
     A record is recognised by its partition key and payload. The stream must still keep what
     arrived when the rows were tried.
@@ -95,17 +91,16 @@ def missing(
     ValueError
         The stream no longer keeps that time.
     """
-    lost = [row for row in rows if not row.is_refused]
-    if not lost:
-        return list(rows)
-    since = min(datetime.fromisoformat(row.tried_at) for row in lost) - _CLOCKS
+    if not rows:
+        return []
+    since = min(datetime.fromisoformat(row.tried_at) for row in rows) - _CLOCKS
     summary = kinesis.describe_stream_summary(StreamName=stream)["StreamDescriptionSummary"]
     if since < clock.now() - timedelta(hours=summary["RetentionPeriodHours"]):
         raise ValueError(
             f"{stream} keeps {summary['RetentionPeriodHours']} h; whether rows tried at"
             f" {since:%Y-%m-%d %H:%M} UTC arrived can no longer be read there"
         )
-    wanted = {(row.partition_key, row.payload_sha256) for row in lost}
+    wanted = {(row.partition_key, row.payload_sha256) for row in rows}
     arrived: Counter[tuple[str, str]] = Counter()
     for record in read_since(kinesis, stream, since, clock, progress):
         key = (record["PartitionKey"], hashlib.sha256(record["Data"]).hexdigest())
@@ -114,7 +109,7 @@ def missing(
     found = []
     for row in rows:
         key = (row.partition_key, row.payload_sha256)
-        if not row.is_refused and arrived[key] > 0:
+        if arrived[key] > 0:
             arrived[key] -= 1
         else:
             found.append(row)

@@ -15,7 +15,6 @@ from deploy.local.records import Outgoing
 from deploy.stream_writer import (
     MAX_BATCH_RECORDS,
     MAX_RECORD_BYTES,
-    PutError,
     RefusedError,
     StreamWriter,
     Taken,
@@ -85,11 +84,13 @@ class Sender(threading.Thread):
     refused
         Records that no stream can take, because they exceed Kinesis' 1 MiB.
     last_row
-        Every record up to this number is in the stream, was refused or left out, or is listed in
-        `unsent_path`; none after it was tried.
+        Every record up to this number is in the stream, was refused or left out, or is one of
+        `unsent`; none after it was tried.
+    unsent
+        Records of the last batch that the stream is not known to have taken, by their number.
     unsent_path
-        List of the records that the stream is not known to have taken, beside `truth_path`; None
-        where there are none.
+        List of these, beside `truth_path`. None where there are none, and of a run with `only`,
+        whose own list is still good.
     error
         What ended the thread before its time, else None.
     """
@@ -119,6 +120,7 @@ class Sender(threading.Thread):
         self._rows = islice(rows, limit)
         self._truth_path = truth_path
         self._is_continued = skip > 0 or only is not None
+        self._is_listed = only is not None
         self._rate_per_s = rate_per_s
         self._duration_s = duration_s
         self._stop_event = threading.Event()
@@ -129,6 +131,7 @@ class Sender(threading.Thread):
         self.sent = 0
         self.refused = 0
         self.last_row = skip
+        self.unsent: dict[int, Row] = {}
         self.unsent_path: Path | None = None
         self.error: BaseException | None = None
 
@@ -144,11 +147,11 @@ class Sender(threading.Thread):
             ) as truth:
                 for taken in self._send_all():
                     truth.write(json.dumps(_truth(taken), ensure_ascii=False) + "\n")
-        except PutError as error:
-            self.error = error
-            self.unsent_path = self._list_unsent(error)
+                    del self.unsent[taken.record.number]
         except Exception as error:  # whatever it is, the run must hear of it
             self.error = error
+            if self.unsent and not self._is_listed:
+                self.unsent_path = self._list_unsent()
 
     def _send_all(self) -> Iterator[Taken[Row]]:
         start_s = self._clock()
@@ -167,6 +170,7 @@ class Sender(threading.Thread):
             taken += len(chunk)
             for batch in batches(self._takeable(chunk)):
                 self.last_row = batch[-1].number
+                self.unsent = {row.number: row for row in batch}
                 for record in self._writer.put(batch):
                     self.sent += 1
                     yield record
@@ -184,22 +188,20 @@ class Sender(threading.Thread):
             else:
                 yield row
 
-    def _list_unsent(self, error: PutError) -> Path:
+    def _list_unsent(self) -> Path:
         now = self._now()
         path = self._truth_path.with_name(f"unsent-{now:%Y%m%dT%H%M%SZ}.jsonl")
-        rows: tuple[Row, ...] = error.records
         write_unsent(
             path,
             (
                 UnsentRow(
                     row=row.number,
-                    is_refused=isinstance(error, RefusedError),
                     tried_at=now.isoformat(),
                     payload_sha256=hashlib.sha256(row.data).hexdigest(),
                     partition_key=row.partition_key,
                     review_id=row.record.review_id,
                 )
-                for row in rows
+                for row in self.unsent.values()
             ),
         )
         return path
@@ -207,15 +209,17 @@ class Sender(threading.Thread):
     def stopped_state(self) -> list[str]:
         """Return what state a run that ended with an error left things in, a line each."""
         lines = [f"{self._truth_path} lists the {self.sent:,} records that the stream has taken"]
-        if isinstance(self.error, PutError):
-            first, last = self.error.records[0], self.error.records[-1]
-            rows = f"{len(self.error.records):,} records, rows {first.number:,} to {last.number:,}"
+        if self.unsent:
+            listed = list(self.unsent.values())
+            first, last = listed[0], listed[-1]
+            rows = f"{len(self.unsent):,} records, rows {first.number:,} to {last.number:,}"
             ids = f"(review ids {first.record.review_id} to {last.record.review_id})"
             lines.append(
                 f"the stream has not taken {rows} {ids}"
                 if isinstance(self.error, RefusedError)
-                else f"no answer to the last call: the stream may have taken {rows} {ids}"
+                else f"the stream may have taken {rows} {ids}"
             )
+        if self.unsent_path is not None:
             lines.append(f"{self.unsent_path} lists them")
         lines.append(f"nothing after row {self.last_row:,} was sent")
         return lines

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,6 +257,117 @@ def test_sending_that_is_interrupted_says_how_to_continue(
     result = call("send", str(reviews))
     assert "sent 1 to the stream" in result.stdout
     assert f"send {reviews} --stack review-ml --skip 1" in result.stdout
+
+
+class Keeping:
+    """A stream that keeps what it takes; calls from the second one on fail."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+        self.kept: list[Any] = []
+
+    def put(self, parameters: Any) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            return refusal("no", "AccessDeniedException")
+        self.kept += parameters["Records"]
+        return {"Records": [{"ShardId": "s", "SequenceNumber": "1"} for _ in parameters["Records"]]}
+
+    def get(self, _: Any) -> Any:
+        records = [{"SequenceNumber": "1", **record} for record in self.kept]
+        return {"Records": records, "MillisBehindLatest": 0}
+
+    @property
+    def ids(self) -> list[str]:
+        return [record["PartitionKey"] for record in self.kept]
+
+
+def follow(result: Result, option: str) -> Result:
+    """Run the printed command that has an option."""
+    (line,) = [line for line in result.output.splitlines() if f" {option} " in line]
+    return call(*line.partition("python -m deploy ")[2].split())
+
+
+def test_the_printed_commands_send_every_row_once(
+    world: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "SENT", tmp_path / "sent.jsonl")
+    world.clock.sleep((datetime.now(UTC) - world.clock.now()).total_seconds())
+    stream = Keeping(calls=1)
+    monkeypatch.setattr(world, "on_PutRecords", stream.put, raising=False)
+    monkeypatch.setattr(world, "on_GetRecords", stream.get, raising=False)
+    path = tmp_path / "reviews.jsonl"
+    row = '{{"review_id": "R{}", "product_category": "A", "review_body": "Nice."}}\n'
+    path.write_text("".join(row.format(number) for number in range(1, 1_801)))
+    first = call("send", str(path), "--limit", "1500", "--rate", "1000000")
+    taken = len(stream.kept)
+    assert 0 < taken <= 500
+    (listed,) = tmp_path.glob("unsent-*.jsonl")
+    count = len(listed.read_text().splitlines())
+    rest = f"--rate 1000000 --skip {taken + count} --limit {1500 - taken - count}"
+    assert rest in first.stderr
+    # The list in chunks of one row, of which the third is refused.
+    stream.calls = 2
+    only = call("send", str(path), "--rate", "1000", "--only", str(listed))
+    assert len(stream.kept) > taken
+    assert f"--rate 1000 --only {listed}" in only.stderr
+    stream.calls = 100
+    assert follow(only, "--only").exit_code == 0
+    assert follow(only, "--only").exit_code == 0
+    assert follow(first, "--skip").exit_code == 0
+    assert sorted(stream.ids) == sorted(f"R{number}" for number in range(1, 1_501))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--limit", "3"], ["--skip 1 --limit 2"]),
+        (["--limit", "1"], []),
+        (["--rate", "2.5", "--skip", "4"], ["--rate 2.5 --skip 5"]),
+    ],
+)
+def test_an_interrupted_run_is_continued_with_its_bounds(
+    world: FakeAws,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    expected: list[str],
+) -> None:
+    monkeypatch.setattr(cli, "SENT", tmp_path / "sent.jsonl")
+    interrupt(monkeypatch, rows=1)
+    row = '{{"review_id": "R{}", "product_category": "A", "review_body": "Nice."}}\n'
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("".join(row.format(number) for number in range(1, 9)))
+    result = call("send", str(path), *arguments)
+    steps = [line for line in result.output.splitlines() if "stopped by Ctrl-C" in line]
+    assert [line.partition("--stack review-ml ")[2] for line in steps] == expected
+
+
+def test_an_interrupted_run_over_a_list_says_how_to_continue(
+    world: FakeAws, reviews: Path, unsent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.clock.sleep((datetime.now(UTC) - world.clock.now()).total_seconds())
+    interrupt(monkeypatch, rows=0)
+    result = call("send", str(reviews), "--only", str(unsent))
+    assert f"send {reviews} --stack review-ml --only {unsent}" in result.stdout
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Stop each sender after some rows, and say that it was Ctrl-C."""
+    original = cli.Sender._send_all
+
+    def send(self: cli.Sender) -> Iterator[Any]:
+        self._rows = itertools.islice(self._rows, rows)
+        yield from original(self)
+
+    def join(self: cli.Sender, timeout: float | None = None) -> None:
+        threading.Thread.join(self, 60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Sender, "_send_all", send)
+    monkeypatch.setattr(cli.Sender, "join", join)
+    alive = iter([True, False])
+    monkeypatch.setattr(cli.Sender, "is_alive", lambda self: next(alive))
 
 
 def test_a_status_that_is_not_read_in_a_terminal_is_complete(

@@ -202,7 +202,6 @@ def test_a_call_whose_answer_is_lost_ends_it_and_its_rows_are_listed(tmp_path: P
     assert [row.row for row in rows] == list(range(601, 1_101))
     assert rows[0] == UnsentRow(
         row=601,
-        is_refused=False,
         tried_at="2026-01-31T12:00:00+00:00",
         payload_sha256=hashlib.sha256(b"x" * 10).hexdigest(),
         partition_key="601",
@@ -210,21 +209,41 @@ def test_a_call_whose_answer_is_lost_ends_it_and_its_rows_are_listed(tmp_path: P
     )
     assert sender.stopped_state() == [
         f"{tmp_path / 'truth.jsonl'} lists the 500 records that the stream has taken",
-        "no answer to the last call: the stream may have taken 500 records, rows 601 to 1,100"
-        " (review ids R601 to R1100)",
+        "the stream may have taken 500 records, rows 601 to 1,100 (review ids R601 to R1100)",
         f"{sender.unsent_path} lists them",
         "nothing after row 1,100 was sent",
     ]
 
 
-def test_refused_records_are_listed_as_certainly_not_sent(tmp_path: Path) -> None:
+def test_refused_records_are_listed(tmp_path: Path) -> None:
     stream = Broken(Time())
     stream.error = EndpointConnectionError(endpoint_url="http://127.0.0.1:5000")
     sender = stopped(stream, tmp_path / "truth.jsonl", limit=600)
     assert isinstance(sender.error, RefusedError)
     assert sender.unsent_path is not None
-    assert {row.is_refused for row in read_unsent(sender.unsent_path)} == {True}
+    assert [row.row for row in read_unsent(sender.unsent_path)] == list(range(501, 601))
     assert "the stream has not taken 100 records, rows 501 to 600" in sender.stopped_state()[1]
+
+
+def test_what_is_not_known_as_taken_is_listed_whatever_ended_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> Any:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("deploy.local.sender._truth", full)
+    sender = stopped(Counting(Time()), tmp_path / "truth.jsonl", limit=700)
+    assert sender.unsent_path is not None
+    assert [row.row for row in read_unsent(sender.unsent_path)] == list(range(1, 501))
+    assert sender.last_row == 500
+
+
+def test_a_run_over_a_list_writes_no_second_list(tmp_path: Path) -> None:
+    sender = stopped(Broken(Time()), tmp_path / "truth.jsonl", only=range(1, 601), limit=600)
+    assert isinstance(sender.error, UnknownOutcomeError)
+    assert sender.unsent_path is None
+    assert sender.stopped_state()[1].startswith("the stream may have taken 100 records")
+    assert list(tmp_path.iterdir()) == [tmp_path / "truth.jsonl"]
 
 
 def test_what_was_left_is_sent_without_sending_anything_twice(tmp_path: Path) -> None:

@@ -19,10 +19,9 @@ class Kept(Scripted):
         return {"StreamDescriptionSummary": {"RetentionPeriodHours": 24}}
 
 
-def row(number: int, payload: bytes = b"1", *, is_refused: bool = False) -> UnsentRow:
+def row(number: int, payload: bytes = b"1") -> UnsentRow:
     return UnsentRow(
         row=number,
-        is_refused=is_refused,
         tried_at=(NOW - timedelta(minutes=number)).isoformat(),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         partition_key="k",
@@ -31,7 +30,7 @@ def row(number: int, payload: bytes = b"1", *, is_refused: bool = False) -> Unse
 
 
 def test_a_list_is_read_as_it_was_written(tmp_path: Path) -> None:
-    rows = [row(1), row(2, is_refused=True)]
+    rows = [row(1), row(2)]
     write_unsent(tmp_path / "unsent.jsonl", rows)
     assert read_unsent(tmp_path / "unsent.jsonl") == rows
 
@@ -46,16 +45,15 @@ def test_another_file_is_not_taken_for_a_list(text: str, tmp_path: Path) -> None
 def test_each_record_of_the_stream_stands_for_one_row() -> None:
     clock = ImaginedClock(NOW)
     stream: Any = Kept(clock, {"a": [page(behind_ms=9), page(1, 7, behind_ms=5), page(2)]})
-    rows = [row(1), row(2), row(3, b"2"), row(4, b"3"), row(5, b"2", is_refused=True)]
+    rows = [row(1), row(2), row(3, b"2"), row(4, b"3"), row(5, b"2")]
     assert [left.row for left in missing(stream, "reviews", rows, clock)] == [2, 4, 5]
     stream.assert_read()
     # From the first call on, and a few minutes more: clocks differ.
-    assert stream.starts[0]["Timestamp"] == NOW - timedelta(minutes=9)
+    assert stream.starts[0]["Timestamp"] == NOW - timedelta(minutes=10)
 
 
-def test_refused_rows_need_no_reading() -> None:
-    rows = [row(1, is_refused=True)]
-    assert missing(object(), "reviews", rows, ImaginedClock(NOW)) == rows  # type: ignore[arg-type]
+def test_a_list_without_rows_needs_no_reading() -> None:
+    assert missing(object(), "reviews", [], ImaginedClock(NOW)) == []  # type: ignore[arg-type]
 
 
 def test_what_the_stream_no_longer_keeps_is_an_error() -> None:
