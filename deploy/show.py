@@ -67,7 +67,7 @@ def show_letters(letters: Iterable[DeadLetter]) -> None:
         latest.add_row(
             f"{letter.arrived:%Y-%m-%d %H:%M:%S}",
             _text(f"{letter.stage}/{letter.reason}"),
-            _text(letter.fields.get("review_id") or ""),
+            _text(str(letter.fields.get("review_id") or "")),
             _text(str(letter.fields.get("message") or "")[:120]),
         )
     print_table(console, latest)
@@ -79,7 +79,8 @@ def show_letter(letter: DeadLetter) -> None:
     say(f"dead letter {letter.sequence_number}, arrived {letter.arrived:%Y-%m-%d %H:%M:%S}")
     for name, value in letter.fields.items():
         if name != "payload":
-            say(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+            line = f"  {name}: {json.dumps(value, ensure_ascii=False)}"
+            say(_printable(line.encode(errors="replace")))
     part = "" if letter.is_whole else f" (the first {len(letter.payload):,} bytes)"
     say(f"  payload{part}:")
     say(_printable(letter.payload[:_SHOWN_BYTES]))

@@ -1,4 +1,4 @@
-"""Dead letters on AWS: which there are, what is in them, and sending again what has been mended.
+"""Dead letters on AWS: list them, look into them, and send records again that are now valid.
 
 What a dead letter holds: docs/architecture.md.
 """
@@ -29,15 +29,16 @@ from flink_jobs.config import ReviewScoringConfig
 from udfs.core.codec import CODECS, BadAnswerError
 from udfs.core.failures import EndpointError
 from udfs.core.invocations import checked_ratings
+from udfs.core.lookalikes import KPL_MAGIC
 from udfs.core.parsing import Review, parse
+from udfs.core.source_ids import source_part
+from udfs.core.splitting import split
 
 if TYPE_CHECKING:
     from mypy_boto3_kinesis import KinesisClient
     from mypy_boto3_s3 import S3Client
 
 _LEDGER = "redriven/"
-# Of a record that the Kinesis Producer Library has made out of several.
-_AGGREGATE_MAGIC = b"\xf3\x89\x9a\xc2"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,10 @@ class DeadLetter:
         """When the record that it stands for arrived; None where the letter does not say."""
         try:
             arrived = datetime.fromisoformat(str(self.fields.get("arrival_time")))
-        except ValueError:
+            # A record arrives before its letter.
+            return min(arrived.astimezone(UTC), self.arrived) if arrived.tzinfo else None
+        except (ValueError, OverflowError):
             return None
-        return arrived if arrived.tzinfo else None
 
     @property
     def payload(self) -> bytes:
@@ -107,7 +109,7 @@ class Outcome(StrEnum):
     SCORED = "already scored"
     GONE = "original gone from the stream"
     NOT_KNOWN = "not known whether it was scored or sent"
-    NOT_MENDED = "would fail again"
+    WOULD_FAIL = "would fail again"
 
 
 @dataclass
@@ -128,16 +130,20 @@ class Redrive:
 
 @dataclass(frozen=True)
 class _Again:
-    """A record on its way into `reviews` once more."""
+    """A record on its way into `reviews` once more.
 
-    source: RecordId
+    `ids` are the identities under which the job may know it: that of the letter, and those of the
+    reviews that the record holds.
+    """
+
+    ids: tuple[RecordId, ...]
     data: bytes
     partition_key: str
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Source ids of the letters to examine, and what is known of them."""
+    """Records of the letters to examine, and what is known of their reviews."""
 
     wanted: RecordIds
     sent: RecordIds
@@ -172,8 +178,10 @@ def _letter(record: Any) -> DeadLetter:
 class Redriver:
     """Sends dead letters again as the reviews that they were, once they would get through.
 
-    What would fail again is left where it is: of stage `parse` what the parser still turns down, of
-    stage `score` what the endpoint still does not rate. Late reviews and what could not be
+    What would fail again is left where it is: of stage `parse` what the parser still rejects, of
+    stage `score` what the endpoint still does not rate. A record of several reviews is sent again
+    whole as soon as one of them gets through: the job separates it, and writes a letter for each
+    of the others. Late reviews and what could not be
     published stay too: their window is closed, and no stream leads there.
 
     A record that was scored all the same is not sent: after a failure the job reads records again,
@@ -223,7 +231,7 @@ class Redriver:
         *,
         is_unchecked: bool = False,
     ) -> Redrive:
-        """Send again what has been mended.
+        """Send again the records that now get through.
 
         Only the identities of the letters are held in memory.
 
@@ -248,7 +256,8 @@ class Redriver:
             arrived = letter.source_arrived
             if self._wrong_place(letter) or letter.source_id in sent:
                 continue
-            wanted.add(letter.source_id)
+            # Whole records: of which reviews this one consists is not known yet.
+            wanted.add(letter.source_id._replace(part=""))
             if arrived is not None and arrived >= self._scored.known_since:
                 first = arrived if first is None else min(first, arrived)
         scored = RecordIds() if first is None else self._scored.among(wanted, first, progress)
@@ -259,10 +268,10 @@ class Redriver:
             for number, letter in enumerate(read(), start=1):
                 progress(f"{number:,} dead letters examined, {result.counts[Outcome.SENT]:,} sent")
                 found = self._examined(letter, known, is_unchecked)
-                if isinstance(found, bytes):
-                    known.sent.add(letter.source_id)
-                    key = partition_key(letter.fields.get("review_id"), found)
-                    yield _Again(letter.source_id, found, key)
+                if isinstance(found, _Again):
+                    for record_id in found.ids:
+                        known.sent.add(record_id)
+                    yield found
                 elif found is not None:
                     outcome, reason = found
                     result.counts[outcome] += 1
@@ -275,31 +284,49 @@ class Redriver:
 
     def _examined(
         self, letter: DeadLetter, known: _Known, is_unchecked: bool
-    ) -> bytes | tuple[Outcome, str] | None:
+    ) -> _Again | tuple[Outcome, str] | None:
         """Return the record to send, or its outcome and why; None to leave it for the next run."""
-        record = letter.source_id
-        if record in known.sent:
+        ids: tuple[RecordId, ...] = (letter.source_id,)
+        if letter.source_id in known.sent:
             return Outcome.SENT_BEFORE, ""
         if (wrong := self._wrong_place(letter)) is not None:
             return wrong
-        if record not in known.wanted:
+        if letter.source_id not in known.wanted:
             return None
-        if record in known.scored:
-            return Outcome.SCORED, ""
-        doubt = None if is_unchecked else self._doubt(letter, known.doubtful)
-        return doubt or self._mended(letter)
+        if (outcome := self._handled(letter, ids, known, is_unchecked)) is not None:
+            return outcome
+        payload = letter.payload if letter.is_whole else self._original(letter)
+        if not isinstance(payload, bytes):
+            return payload
+        # After a failure the job may have read the record again, with other properties.
+        parts = self._config.reviews.separate(payload)
+        if len(parts) > 1:
+            ids += tuple(
+                letter.source_id._replace(part=source_part(data, place)) for data, place in parts
+            )
+            if (outcome := self._handled(letter, ids, known, is_unchecked)) is not None:
+                return outcome
+        return self._checked(letter, ids, payload, [data for data, _ in parts])
 
     def _wrong_place(self, letter: DeadLetter) -> tuple[Outcome, str] | None:
         """Return why a letter does not stand for a review that can be sent."""
         if letter.stage not in ("parse", "score"):
-            return Outcome.NOT_MENDED, f"stage {letter.stage or 'unknown'} cannot be sent again"
+            return Outcome.WOULD_FAIL, f"stage {letter.stage or 'unknown'} cannot be sent again"
         if letter.source_id.stream != self._config.reviews.stream:
-            return Outcome.NOT_MENDED, f"not a record of {self._config.reviews.stream}"
+            return Outcome.WOULD_FAIL, f"not a record of {self._config.reviews.stream}"
         return None
 
-    def _doubt(self, letter: DeadLetter, doubtful: RecordIds) -> tuple[Outcome, str] | None:
-        """Return why it is not known whether a record was scored or sent."""
-        if letter.source_id in doubtful:
+    def _handled(
+        self, letter: DeadLetter, ids: tuple[RecordId, ...], known: _Known, is_unchecked: bool
+    ) -> tuple[Outcome, str] | None:
+        """Return the outcome of a record that was sent or scored, or may have been."""
+        if any(record_id in known.sent for record_id in ids):
+            return Outcome.SENT_BEFORE, ""
+        if any(record_id in known.scored for record_id in ids):
+            return Outcome.SCORED, ""
+        if is_unchecked:
+            return None
+        if any(record_id in known.doubtful for record_id in ids):
             return Outcome.NOT_KNOWN, "an earlier redrive did not learn whether it was sent"
         arrived = letter.source_arrived
         if arrived is None:
@@ -308,33 +335,38 @@ class Redriver:
             return Outcome.NOT_KNOWN, "older than the scored reviews that are kept"
         return None
 
-    def _mended(self, letter: DeadLetter) -> bytes | tuple[Outcome, str]:
-        """Return the record to send, or why it is not sent."""
-        payload = letter.payload if letter.is_whole else self._original(letter)
-        if not isinstance(payload, bytes):
-            return payload
+    def _checked(
+        self, letter: DeadLetter, ids: tuple[RecordId, ...], payload: bytes, parts: list[bytes]
+    ) -> _Again | tuple[Outcome, str]:
+        """Return the record to send if one of its reviews gets through, or why none does."""
         now_ms = int(self._clock.now().timestamp() * 1000)
-        review = parse(payload, now_ms, self._config.reviews.parsing_options())
-        if not isinstance(review, Review):
-            return Outcome.NOT_MENDED, f"still {review.reason}"
-        failure = self._not_scored(review) if letter.stage == "score" else None
-        return payload if failure is None else (Outcome.NOT_MENDED, failure)
+        failures: list[str] = []
+        for part in parts:
+            review = parse(part, now_ms, self._config.reviews.parsing_options())
+            if not isinstance(review, Review):
+                failures.append(f"still {review.reason}")
+            elif letter.stage == "score" and (failure := self._not_scored(review)) is not None:
+                failures.append(failure)
+            else:
+                return _Again(ids, payload, partition_key(review.review_id, payload))
+        return Outcome.WOULD_FAIL, failures[0]
 
     def _original(self, letter: DeadLetter) -> bytes | tuple[Outcome, str]:
-        """Return all bytes of a record, of which the letter has the first ones only."""
+        """Return all bytes that a letter stands for, of which it has the first ones only."""
         stream, shard, sequence_number, _ = letter.source_id
         record = record_at(self._kinesis, stream, shard, sequence_number, self._clock)
         if record is None:
             return Outcome.GONE, f"{stream} no longer keeps it"
         data = bytes(record["Data"])
-        if letter.is_of(data):
-            return data
-        if data.startswith(_AGGREGATE_MAGIC):
-            return Outcome.NOT_MENDED, (
+        for found in (data, *split(data, self._config.reviews.parsing_options())):
+            if letter.is_of(found):
+                return found
+        if data.startswith(KPL_MAGIC):
+            return Outcome.WOULD_FAIL, (
                 "part of an aggregated (KPL) record, which cannot be split here, and the letter"
                 " keeps only its first bytes"
             )
-        return Outcome.GONE, "the record with its sequence number is another one"
+        return Outcome.GONE, "the record with its sequence number does not hold it"
 
     def _not_scored(self, review: Review) -> str | None:
         client: Any = self._aws.client("sagemaker-runtime")
@@ -358,18 +390,18 @@ class Redriver:
 
     def _send(self, batch: list[_Again], result: Redrive) -> None:
         stream = self._config.reviews.stream
-        ids = [item.source for item in batch]
+        ids = _ids(batch)
         digest = hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16]
         key = f"{_LEDGER}{self._clock.now():%Y%m%dT%H%M%S}-{digest}.json"
         self._record(key, [], ids)
         sent: list[RecordId] = []
         try:
             for taken in self._writer.put(batch):
-                sent.append(taken.record.source)
+                sent.extend(taken.record.ids)
                 result.counts[Outcome.SENT] += 1
         except PutError as error:
             lost = isinstance(error, UnknownOutcomeError)
-            self._record(key, sent, [item.source for item in error.records] if lost else [])
+            self._record(key, sent, _ids(error.records) if lost else [])
             before = f"{result.counts[Outcome.SENT]:,} dead letters were sent; none is sent again"
             count = f"{len(error.records):,} of the last {len(batch):,} dead letters"
             if lost:
@@ -415,3 +447,7 @@ class Redriver:
             Key=key,
             Body=json.dumps({"sent": sent, "unknown": unknown}).encode(),
         )
+
+
+def _ids(records: Iterable[_Again]) -> list[RecordId]:
+    return [record_id for record in records for record_id in record.ids]

@@ -31,6 +31,9 @@ def source_id(record: Mapping[str, Any]) -> RecordId:
 class RecordIds:
     """A set of identities, in which one without `part` equals all of its sequence number.
 
+    A dead letter of a release that did not write `part` therefore counts as scored, or sent again,
+    if any review of the same Kinesis record was.
+
     >>> ids = RecordIds([RecordId("reviews", "s", "1", "a")])
     >>> [RecordId("reviews", "s", "1", part) in ids for part in ("a", "b", "")]
     [True, False, True]

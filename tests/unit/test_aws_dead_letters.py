@@ -1,4 +1,4 @@
-"""Dead letters on AWS: read from moto's Kinesis, sent again where they are mended."""
+"""Dead letters on AWS: read from moto's Kinesis, sent again where they now get through."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from deploy.aws.session import Aws
 from deploy.aws.template import Template, check_applications
 from deploy.show import show_letter, show_letters, show_redrive
 from flink_jobs.config import ReviewScoringConfig
+from udfs.core.lookalikes import KPL_MAGIC
+from udfs.core.source_ids import source_part
 
 REGION, BUCKET = "eu-west-1", "test-bucket"
 NOW = datetime.now(UTC)
@@ -158,16 +160,16 @@ def test_all_shards_are_read_from_a_time_on(aws: Aws) -> None:
     assert list(read_dead_letters(aws, "test-dead-letters", later, clock)) == []
 
 
-def test_what_is_mended_is_sent_once(aws: Aws, redriver: Redriver) -> None:
-    mended, broken = letter(SOUND, number="1"), letter(b"still broken", number="2")
-    result = redrive(redriver, mended, mended, broken)
-    assert result.counts == {Outcome.SENT: 1, Outcome.SENT_BEFORE: 1, Outcome.NOT_MENDED: 1}
-    assert result.reasons == {(Outcome.NOT_MENDED, "still not_json"): 1}
+def test_what_gets_through_is_sent_once(aws: Aws, redriver: Redriver) -> None:
+    valid, broken = letter(SOUND, number="1"), letter(b"still broken", number="2")
+    result = redrive(redriver, valid, valid, broken)
+    assert result.counts == {Outcome.SENT: 1, Outcome.SENT_BEFORE: 1, Outcome.WOULD_FAIL: 1}
+    assert result.reasons == {(Outcome.WOULD_FAIL, "still not_json"): 1}
     assert reviews(aws) == [SOUND]
     # And not in another run either.
-    assert outcomes(redriver, mended) == {Outcome.SENT_BEFORE: 1}
+    assert outcomes(redriver, valid) == {Outcome.SENT_BEFORE: 1}
     assert reviews(aws) == [SOUND]
-    assert recorded(aws) == [{"sent": [list(mended.source_id)], "unknown": []}]
+    assert recorded(aws) == [{"sent": [list(valid.source_id)], "unknown": []}]
 
 
 def test_what_an_older_release_sent_is_not_sent_again(aws: Aws, redriver: Redriver) -> None:
@@ -242,7 +244,7 @@ def test_letters_that_arrive_while_it_checks_are_left_for_the_next_run(
 @pytest.mark.parametrize("stage", ["late", "publish", ""])
 def test_what_no_stream_leads_to_stays(aws: Aws, redriver: Redriver, stage: str) -> None:
     outcome, why = reason(redriver, letter(SOUND, stage))
-    assert outcome is Outcome.NOT_MENDED
+    assert outcome is Outcome.WOULD_FAIL
     assert "cannot be sent again" in why
     assert reviews(aws) == []
 
@@ -288,16 +290,123 @@ def test_empty_pages_do_not_hide_a_long_record(aws: Aws, redriver: Redriver) -> 
 
 def test_a_whole_payload_is_sent_without_reading_the_stream(aws: Aws, redriver: Redriver) -> None:
     # Its sequence number is that of an aggregated record: the stream has other bytes there.
-    source = put_original(aws, b"\xf3\x89\x9a\xc2 several records")
+    source = put_original(aws, KPL_MAGIC + b" several records")
     assert outcomes(redriver, letter(SOUND, **source)) == {Outcome.SENT: 1}
     assert SOUND in reviews(aws)
 
 
 def test_part_of_an_aggregated_record_cannot_be_restored(aws: Aws, redriver: Redriver) -> None:
-    source = put_original(aws, b"\xf3\x89\x9a\xc2 several records")
+    source = put_original(aws, KPL_MAGIC + b" several records")
     outcome, why = reason(redriver, letter(LONG, **source))
-    assert outcome is Outcome.NOT_MENDED
+    assert outcome is Outcome.WOULD_FAIL
     assert "aggregated (KPL) record, which cannot be split" in why
+
+
+@pytest.fixture
+def separating(aws: Aws, config: ReviewScoringConfig) -> Redriver:
+    """One of a job that takes several reviews a record."""
+    several = config.reviews.model_copy(update={"several_per_record": True})
+    config = config.model_copy(update={"reviews": several})
+    return Redriver(aws, ImaginedClock(NOW), config, BUCKET, ARCHIVE_DAYS)
+
+
+OTHER = SOUND.replace(b"R1", b"R2")
+SEVERAL = SOUND + b"\n" + OTHER
+
+
+def of_part(payload: bytes, place: int | None, **fields: Any) -> DeadLetter:
+    return letter(payload, source_part=source_part(payload, place), **fields)
+
+
+def test_a_record_of_several_reviews_is_sent_once_the_property_is_set(
+    aws: Aws, redriver: Redriver, separating: Redriver
+) -> None:
+    whole = of_part(SEVERAL, None)
+    assert reason(redriver, whole) == (Outcome.WOULD_FAIL, "still not_json")
+    assert outcomes(separating, whole) == {Outcome.SENT: 1}
+    assert reviews(aws) == [SEVERAL]
+    # Also as its parts.
+    parts = [of_part(data, place) for place, data in enumerate((SOUND, OTHER))]
+    assert outcomes(separating, whole, *parts) == {Outcome.SENT_BEFORE: 3}
+
+
+def test_a_record_is_sent_for_the_reviews_in_it_that_get_through(
+    aws: Aws, separating: Redriver
+) -> None:
+    data = b'{"review_id": "R0"}' + SOUND
+    assert outcomes(separating, of_part(data, None)) == {Outcome.SENT: 1}
+    (record,) = reviews(aws)
+    assert record == data
+    none = of_part(b'{"review_id": "R0"}{}', None, number="2")
+    assert reason(separating, none) == (Outcome.WOULD_FAIL, "still missing_field")
+
+
+def test_a_record_whose_parts_were_scored_after_a_replay_is_not_sent(
+    aws: Aws, separating: Redriver
+) -> None:
+    whole = of_part(SEVERAL, None)
+    score(aws, of_part(OTHER, 1))
+    assert outcomes(separating, whole, of_part(SOUND, 0)) == {Outcome.SCORED: 1, Outcome.SENT: 1}
+    assert outcomes(separating, whole) == {Outcome.SENT_BEFORE: 1}
+    assert reviews(aws) == [SOUND]
+
+
+def test_a_long_part_is_found_in_its_record(aws: Aws, redriver: Redriver) -> None:
+    data = SOUND + LONG + OTHER
+    part = of_part(LONG, 1, kept=256, **put_original(aws, data))
+    # The job may have gone back to one review a record meanwhile.
+    assert outcomes(redriver, part) == {Outcome.SENT: 1}
+    assert sorted(reviews(aws)) == sorted([data, LONG])
+
+
+def test_a_record_that_does_not_hold_the_part_is_no_original(aws: Aws, redriver: Redriver) -> None:
+    part = of_part(LONG, 1, **put_original(aws, SEVERAL))
+    assert reason(redriver, part) == (
+        Outcome.GONE,
+        "the record with its sequence number does not hold it",
+    )
+
+
+@pytest.mark.parametrize("value", [5, {"a": 1}, ["R1"], "", True, "\ud800", "x" * 999])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("stage", "reason", "message", "review_id", "arrival_time", "payload", "payload_sha256"),
+        *("payload_bytes", "source_stream", "source_shard", "source_sequence_number"),
+        "source_part",
+    ],
+)
+def test_a_letter_that_is_not_from_the_job_stops_nothing(
+    aws: Aws, redriver: Redriver, name: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = DeadLetter("2", NOW, letter(SOUND, number="2").fields | {name: value})
+    assert redrive(redriver, foreign, letter(SOUND)).counts.total() == 2
+    foreign = DeadLetter("3", NOW, letter(LONG, number="3").fields | {name: value})
+    redrive(redriver, foreign, is_unchecked=True)
+    show_letters([foreign])
+    show_letter(foreign)
+    assert SOUND in reviews(aws)
+
+
+@pytest.mark.parametrize(
+    "arrival_time",
+    ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "2999-01-01T00:00:00Z"],
+)
+def test_an_arrival_time_that_cannot_be_stops_nothing(
+    aws: Aws, redriver: Redriver, arrival_time: str
+) -> None:
+    foreign = letter(SOUND, number="2", arrival_time=arrival_time)
+    assert outcomes(redriver, letter(SOUND), foreign, is_unchecked=True) == {Outcome.SENT: 2}
+
+
+def test_the_key_of_a_record_is_that_of_its_review(aws: Aws, redriver: Redriver) -> None:
+    keys: list[str] = []
+    aws.single_attempt_client("kinesis").meta.events.register(
+        "provide-client-params.kinesis.PutRecords",
+        lambda params, **_: keys.extend(item["PartitionKey"] for item in params["Records"]),
+    )
+    assert outcomes(redriver, letter(SOUND, review_id={"not": "text"})) == {Outcome.SENT: 1}
+    assert keys == ["R1"]
 
 
 def test_a_long_record_whose_original_has_gone_stays(aws: Aws, redriver: Redriver) -> None:
