@@ -69,7 +69,7 @@ def run_make(target: str, say: Say, *arguments: str) -> None:
         raise DeployError(
             f"make {target} failed; what it said stands above",
             state=["nothing was changed on AWS"],
-            steps=[f"mend it, then try: make {target}"],
+            steps=[f"fix it, then try: make {target}"],
         )
 
 

@@ -37,7 +37,7 @@ class Options:
     grace_s
         How long the applications are watched before a release counts as healthy, in seconds.
     force
-        Stop the applications without a snapshot first: for a release that mends a broken one.
+        Stop the applications without a snapshot first: for a release that fixes a broken one.
     overrides
         Parameters of the stack to set.
     """
@@ -385,14 +385,14 @@ class Deployment:
                 steps=[
                     "look: python -m deploy status; python -m deploy logs --errors",
                     f"go back by hand: python -m deploy rollback --snapshot {snapshot}",
-                    "or mend it: python -m deploy update --force",
+                    "or fix it: python -m deploy update --force",
                 ],
                 code=Exit.UNHEALTHY,
             )
         raise DeployError(
             "the new release is not healthy; the previous one runs again",
             state=[*causes, *self._states(versions)],
-            steps=["mend the cause, then: python -m deploy update"],
+            steps=["fix the cause, then: python -m deploy update"],
             code=Exit.ROLLED_BACK,
         )
 
@@ -462,7 +462,7 @@ class Deployment:
                     state=["nothing was changed; the new zip lies in the bucket"],
                     steps=[
                         "look why: python -m deploy status; python -m deploy logs --errors",
-                        "where the application is broken and this release mends it:"
+                        "where the application is broken and this release fixes it:"
                         " python -m deploy update --force",
                     ],
                 ) from error
@@ -542,7 +542,7 @@ class Deployment:
                 ],
                 steps=[
                     "read on: python -m deploy logs --errors",
-                    "mend it, then: python -m deploy update --force",
+                    "fix it, then: python -m deploy update --force",
                 ],
                 code=Exit.UNHEALTHY,
             )
@@ -567,7 +567,7 @@ class Deployment:
                 ]
                 if state.status.startswith(("ROLLBACK", "CREATE"))
                 else [
-                    "mend the cause, then:"
+                    "fix the cause, then:"
                     f" aws cloudformation continue-update-rollback --stack-name {self._name}"
                 ],
             )
@@ -638,7 +638,7 @@ def _unhealthy(verdict: Verdict, state: str) -> DeployError:
         state=[*(f"{name} {problem}" for name, problem in verdict.problems.items()), state],
         steps=[
             "read on: python -m deploy logs --errors",
-            "mend it, then: python -m deploy update --force",
+            "fix it, then: python -m deploy update --force",
         ],
         code=Exit.UNHEALTHY,
     )

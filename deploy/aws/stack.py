@@ -235,7 +235,7 @@ class Stack:
             raise DeployError(
                 f"CloudFormation cannot make this change: {reason}",
                 state=[self._unchanged(is_new)],
-                steps=["mend deploy/template.yaml or the parameters"],
+                steps=["fix deploy/template.yaml or the parameters"],
             )
         found = [*answer.get("Changes", [])]
         while answer.get("NextToken"):
@@ -258,7 +258,7 @@ class Stack:
         return DeployError(
             f"CloudFormation refuses: {error.response['Error']['Message']}",
             state=[self._unchanged(is_new)],
-            steps=["mend deploy/template.yaml or the parameters: make check-template"],
+            steps=["fix deploy/template.yaml or the parameters: make check-template"],
         )
 
     def _unchanged(self, is_new: bool) -> str:
@@ -375,16 +375,16 @@ def _meaning(status: str) -> str:
 def _remedies(status: str, name: str) -> list[str]:
     if status in ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED"):
         return [
-            "mend the cause",
+            "fix the cause",
             f"remove what is left: python -m deploy down --stack {name}",
             f"then again: python -m deploy up --stack {name}",
         ]
     if status == "UPDATE_ROLLBACK_FAILED":
         return [
-            "mend the cause",
+            "fix the cause",
             f"aws cloudformation continue-update-rollback --stack-name {name}",
             f"then look: python -m deploy status --stack {name}",
         ]
     if status == "DELETE_FAILED":
-        return ["mend the cause", f"again: python -m deploy down --stack {name}"]
-    return ["mend the cause and try again"]
+        return ["fix the cause", f"again: python -m deploy down --stack {name}"]
+    return ["fix the cause and try again"]

@@ -195,7 +195,7 @@ class Rig:
 
 
 Fault = Callable[[Rig], Bite]
-"""Breaks one thing, mends what does not mend itself, and returns when it was seen to bite.
+"""Breaks one thing, repairs what does not recover by itself, and returns when it was seen to bite.
 
 Raises `NoBiteError` where it was not.
 """
