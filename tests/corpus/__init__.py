@@ -1,6 +1,7 @@
 """Odd records and files with their expected outcome: a case is one line or one file.
 
-`records.toml` has the records, a line each, in the array `record`:
+`cases.toml` is their table, a line each. Its array `file` has the files (`tests/corpus/files.py`), its
+array `record` the records:
 
 - `name`;
 - what is parsed, one of `text` (UTF-8), `file` (bytes, below this folder) and `fields` (changes to
@@ -19,7 +20,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deploy.local.windows import epoch_ms
 from udfs.core.parsing import ParsingOptions
@@ -35,7 +36,7 @@ _REASON = {"reason", "message"}
 
 @dataclass(frozen=True)
 class RecordCase:
-    """A record of the stream `reviews`; `expected` has the names that `records.toml` explains."""
+    """A record of the stream `reviews`; `expected` has the names that the table has."""
 
     name: str
     payload: bytes
@@ -44,10 +45,15 @@ class RecordCase:
     parts: int
 
 
+def cases(kind: Literal["record", "file"]) -> list[dict[str, Any]]:
+    """Return the lines of one kind, as the table has them."""
+    table = tomllib.loads((FOLDER / "cases.toml").read_text(encoding="utf-8"))
+    return list(table[kind])
+
+
 def record_cases() -> list[RecordCase]:
     """Return all records of the corpus, in the order of the table."""
-    table = tomllib.loads((FOLDER / "records.toml").read_text(encoding="utf-8"))
-    return [_record_case(dict(row)) for row in table["record"]]
+    return [_record_case(dict(row)) for row in cases("record")]
 
 
 def check_outcome(

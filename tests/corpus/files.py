@@ -1,21 +1,19 @@
-"""Files of reviews with their expected outcome: `files.toml` has them, a line each."""
+"""Files of reviews with their expected outcome: `cases.toml` has them, a line each."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.corpus import FOLDER, cases
 from udfs.core.parsing import ReviewFormat
-
-FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class FileCase:
-    """A file, how it is replayed, and what is expected; see `files.toml` for the names."""
+    """A file, how it is replayed, and what is expected; see `cases.toml` for the names."""
 
     name: str
     file: str
@@ -37,5 +35,4 @@ class FileCase:
 
 def file_cases() -> list[FileCase]:
     """Return all files of the corpus, in the order of the table."""
-    table = tomllib.loads((FOLDER / "files.toml").read_text(encoding="utf-8"))
-    return [FileCase(**row) for row in table["file"]]
+    return [FileCase(**row) for row in cases("file")]

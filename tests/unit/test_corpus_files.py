@@ -1,4 +1,4 @@
-"""Every file of the corpus through the replayer: see tests/corpus/files.toml."""
+"""Every file of the corpus through the replayer: see tests/corpus/cases.toml."""
 
 import json
 import math
