@@ -1,7 +1,7 @@
 """Odd records and files with their expected outcome: a case is one line or one file.
 
-`cases.toml` is their table, a line each. Its array `file` has the files (`tests/corpus/files.py`), its
-array `record` the records:
+`cases.toml` is their table, a line each. Its array `file` has the files (`tests/corpus/files.py`),
+its array `record` the records:
 
 - `name`;
 - what is parsed, one of `text` (UTF-8), `file` (bytes, below this folder) and `fields` (changes to
