@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, example, given, note, settings
 from hypothesis import strategies as st
 
 from tests.unit.simulated_endpoint import (
@@ -157,6 +157,17 @@ def cases(draw: st.DrawFn) -> Case:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(cases())
+# The control takes the only place there is: what is sent beside it is shed.
+@example(
+    Case(
+        0,
+        300,
+        {"A": SimulatedVariant(capacity=1, overload=500, latency_s=0.3, row_s=0.001)},
+        [None] * 300,
+        {"text 149": "reject"},
+        ScoringOptions(),
+    )
+)
 @pytest.mark.timeout(3_600)
 def test_an_endpoint_in_trouble_costs_time_and_poison_rows_alone(case: Case) -> None:
     endpoint = SimulatedEndpoint(case.variants, case.poison, case.seed)

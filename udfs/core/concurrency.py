@@ -151,10 +151,13 @@ class ConcurrencyLimit:
         peak, self._peak = self._peak, self._in_flight
         return peak
 
-    async def acquire(self) -> Slot:
-        """Take a slot, waiting for it; `release` gives it back."""
+    async def acquire(self, *, is_next: bool = False) -> Slot:
+        """Take a slot, waiting for it; `release` gives it back.
+
+        `is_next`: ahead of all that wait.
+        """
         if self._waiting or self._in_flight >= self.slots:
-            await self._turn()
+            await self._turn(is_next)
         else:
             self._in_flight += 1
         self._peak = max(self._peak, self._in_flight)
@@ -170,9 +173,9 @@ class ConcurrencyLimit:
         self._admit()
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[Slot]:
-        """Hold a slot, waiting for it."""
-        slot = await self.acquire()
+    async def slot(self, *, is_next: bool = False) -> AsyncIterator[Slot]:
+        """Hold a slot, waiting for it as `acquire` does."""
+        slot = await self.acquire(is_next=is_next)
         try:
             yield slot
         finally:
@@ -220,9 +223,12 @@ class ConcurrencyLimit:
     def _decrease(self, left: float) -> None:
         self._limit = self._threshold = max(1.0, self._limit * left)
 
-    async def _turn(self) -> None:
+    async def _turn(self, is_next: bool) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        if is_next:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:

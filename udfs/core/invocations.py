@@ -5,7 +5,7 @@ import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -551,7 +551,13 @@ class Invocations:
             most = first_request(texts, 0, options.max_request_rows, options.max_request_bytes)
             texts = texts[most]
         control = Request(range(len(texts)), texts, variant.name, variant.name)
-        async with variant.limit.slot() as slot:
+        limits = [variant.limit]
+        if variant.name in self._chosen:
+            # Requests that name no variant go there too, within a limit of their own.
+            limits.insert(0, self.variant(None).limit)
+        async with AsyncExitStack() as stack:
+            for limit in limits:
+                slot = await stack.enter_async_context(limit.slot(is_next=True))
             self.stats.requests += 1
             try:
                 _, _, latency_s = await self._timed(control, self._new_id())
