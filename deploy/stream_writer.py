@@ -115,7 +115,7 @@ class StreamWriter(Generic[R]):
     stream
         Name of the stream.
     wait
-        Waits for so many seconds and returns whether to give up.
+        Waits for the given number of seconds; returns True to give up.
     rng
         Jitter of the pauses.
 

@@ -72,7 +72,7 @@ def missing(
     clock: Clock,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[UnsentRow]:
-    """Return the rows that the stream lacks, whoever has sent the others meanwhile.
+    """Return the rows that are not in the stream yet, whoever sent the others.
 
     A record is recognised by its partition key and payload. The stream must still keep what
     arrived when the rows were tried.

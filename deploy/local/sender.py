@@ -89,8 +89,8 @@ class Sender(threading.Thread):
     unsent
         Records of the last batch that the stream is not known to have taken, by their number.
     unsent_path
-        List of these, beside `truth_path`. None where there are none, and of a run with `only`,
-        whose own list is still good.
+        File beside `truth_path` that lists these records. None if there are none, and in a run with
+        `only`, because the given list is still valid.
     error
         What ended the thread before its time, else None.
     """

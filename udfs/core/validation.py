@@ -1,4 +1,4 @@
-"""Problems that pydantic finds, in words."""
+"""Pydantic's validation errors as sentences."""
 
 from pydantic import ValidationError
 

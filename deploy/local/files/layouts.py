@@ -161,11 +161,11 @@ class Layout:
     Attributes
     ----------
     name
-        In words.
+        Description of the layout.
     columns
         Of each field, as the file spells them.
     category
-        Of all reviews, where there is no column for it.
+        Category of all reviews of a file without a column for it.
     """
 
     name: str

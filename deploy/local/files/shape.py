@@ -225,7 +225,7 @@ def _columns(
 
 
 def _by_number(width: int, delimiter: str, options: FileOptions) -> Sequence[str]:
-    """Return the columns of rows of so many fields without a header; none where it is unknown."""
+    """Return the columns of a file without a header, by its number of fields; () if unknown."""
     if options.columns is not None:
         parts = [part for parts in options.columns.values() for part in parts]
         is_by_number = all(part.isdecimal() for part in parts)
